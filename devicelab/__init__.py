@@ -1,0 +1,1 @@
+"""devicelab: train models on the Android phones on your desk."""

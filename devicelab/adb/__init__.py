@@ -1,0 +1,1 @@
+"""The wire: one phone over ADB, through the adb server or directly."""

@@ -1,0 +1,1 @@
+"""Devices: what a phone is, whether it is fit, and who has it."""

@@ -1,0 +1,52 @@
+"""Files are written whole or not at all, and directories come from where the user said."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from devicelab import files
+
+
+def test_state_dir_prefers_the_argument_then_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEVICELAB_HOME", str(tmp_path / "env"))
+    assert files.state_dir(tmp_path / "argument") == tmp_path / "argument"
+    assert files.state_dir() == tmp_path / "env"
+    monkeypatch.delenv("DEVICELAB_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    assert files.state_dir() == tmp_path / "xdg" / "devicelab"
+
+
+def test_cache_dir_follows_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICELAB_CACHE", str(tmp_path / "cache"))
+    assert files.cache_dir() == tmp_path / "cache"
+
+
+def test_write_atomically_replaces_the_whole_file_with_the_exact_mode(tmp_path: Path) -> None:
+    target = tmp_path / "key"
+    target.write_bytes(b"old and longer")
+    files.write_atomically(target, b"new", mode=0o600)
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "state.json"
+    target.write_bytes(b"old")
+
+    def disk_full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
