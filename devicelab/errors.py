@@ -17,6 +17,7 @@
     │   │   └── DeviceFullError         4   no space left on the phone
     │   └── RemoteCommandError          4   a command on the phone failed; carries all it printed
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
+    ├── PlanError                       5   a model cannot become a plan, or a file is not a valid one
     └── DeadlineError                   7   a wait was cut off; names what was waited for
 
 130 is an interrupt (Ctrl-C). A known failure never shows a traceback: the command line prints the message,
@@ -40,6 +41,7 @@ __all__ = [
     "DeviceUnauthorizedError",
     "DevicelabError",
     "NoDeviceError",
+    "PlanError",
     "ProtocolError",
     "RemoteCommandError",
     "RemoteFileError",
@@ -162,6 +164,12 @@ class VirtualPhoneError(DevicelabError):
     """A virtual phone cannot be built, started or driven."""
 
     exit_code = 4
+
+
+class PlanError(DevicelabError):
+    """A model cannot become a plan, a plan's numbers are wrong, or a file is not a valid plan."""
+
+    exit_code = 5
 
 
 class DeadlineError(DevicelabError):

@@ -1,0 +1,248 @@
+"""Tidying a traced graph. Every rewrite keeps each result's bits, except the table update, which says so.
+
+General-purpose ONNX optimizers are not used: one takes ``x + 1e-8`` for ``x``, which turns Adam into NaN, and folds
+tables of zeros into the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value
+
+__all__ = ["clean", "sparse_table_updates"]
+
+_VIEWS: Final = frozenset(
+    {
+        "aten.view.default", "aten.view_copy.default", "aten._unsafe_view.default", "aten.expand.default",
+        "aten.expand_copy.default", "aten.slice.Tensor", "aten.slice_copy.Tensor",
+    }
+)  # fmt: skip
+_EXPANDS: Final = frozenset({"aten.expand.default", "aten.expand_copy.default"})
+_BROADCASTING: Final = frozenset(
+    f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
+) | {"aten.where.self"}
+_FILLS: Final = frozenset(
+    {"aten.full.default", "aten.full_like.default", "aten.scalar_tensor.default", "aten.zeros.default",
+     "aten.zeros_like.default", "aten.ones.default", "aten.ones_like.default", "aten.new_zeros.default"}
+)  # fmt: skip
+
+
+def clean(graph: Graph) -> None:
+    """All rewrites that keep every bit, in an order in which they help each other."""
+    _drop_unchanged(graph)
+    _drop_ones(graph)
+    _drop_expansions(graph)
+    share_equal_nodes(graph)
+    drop_dead_nodes(graph)
+
+
+def drop_dead_nodes(graph: Graph) -> None:
+    """Remove nodes none of whose results reach an output."""
+    alive = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(output in alive for output in node.outputs):
+            alive.update(node.inputs)
+            kept.append(node)
+    graph.nodes = kept[::-1]
+
+
+def share_equal_nodes(graph: Graph) -> None:
+    """Compute the same thing once. All operators are pure, so equal arguments mean equal results."""
+    seen: dict[Any, Node] = {}
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes:
+        key = (node.op, _key(node.args, mapping), _key(node.kwargs, mapping))
+        first = seen.setdefault(key, node)
+        if first is not node:
+            mapping.update(zip(node.outputs, first.outputs, strict=True))
+    graph.replace(mapping)
+
+
+def _key(arg: Arg, mapping: dict[Value, Value]) -> Any:  # noqa: ANN401 - something hashable
+    if isinstance(arg, Value):
+        return ("value", id(mapping.get(arg, arg)))
+    if isinstance(arg, list | tuple):
+        return tuple(_key(item, mapping) for item in arg)
+    if isinstance(arg, dict):
+        return tuple((key, _key(item, mapping)) for key, item in sorted(arg.items()))
+    return (type(arg).__name__, repr(arg))
+
+
+def _drop_unchanged(graph: Graph) -> None:
+    """Views, casts and permutations that change nothing."""
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes:
+        if not node.args or not isinstance(node.args[0], Value):
+            continue
+        source = node.args[0]
+        same = source.shape == node.output.shape and source.dtype == node.output.dtype
+        still = node.op == "aten._to_copy.default" or node.op in _VIEWS
+        if same and still and not (node.op.startswith("aten.slice") and node.args[4:5] not in ((), (1,))):
+            mapping[node.output] = source
+    graph.replace(mapping)
+
+
+def filled_with(value: Arg) -> Arg:
+    """The number that a tensor is full of, or None if it is not known to be full of one."""
+    if not isinstance(value, Value) or value.node is None:
+        return None
+    node = value.node
+    if node.op in _EXPANDS or node.op in _VIEWS:
+        return filled_with(node.args[0])
+    if node.op not in _FILLS:
+        return None
+    if "zeros" in node.op:
+        return 0.0
+    if "ones" in node.op:
+        return 1.0
+    return node.args[0] if node.op == "aten.scalar_tensor.default" else node.args[1]
+
+
+def _drop_ones(graph: Graph) -> None:
+    """x·1 and x/1 are x, to the last bit."""
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes:
+        if node.op not in ("aten.mul.Tensor", "aten.div.Tensor", "aten.mul.Scalar", "aten.div.Scalar"):
+            continue
+        left, right = node.args[:2]
+        choices = [(left, right)] if "div" in node.op else [(left, right), (right, left)]
+        for kept, other in choices:
+            number = other if isinstance(other, int | float) else filled_with(other)
+            if not isinstance(kept, Value) or isinstance(number, BatchTerm | None) or number != 1:
+                continue
+            if kept.shape == node.output.shape and kept.dtype == node.output.dtype:
+                mapping[node.output] = kept
+                break
+    graph.replace(mapping)
+
+
+def _drop_expansions(graph: Graph) -> None:
+    """An operator that broadcasts by itself needs no expanded operand, if another gives the shape."""
+    for node in graph.nodes:
+        if node.op not in _BROADCASTING:
+            continue
+        args = list(node.args)
+        for position, arg in enumerate(args):
+            if not (isinstance(arg, Value) and arg.node is not None and arg.node.op in _EXPANDS):
+                continue
+            source = arg.node.args[0]
+            others = [a.shape for n, a in enumerate(args) if n != position and isinstance(a, Value)]
+            if broadcast([source.shape, *others]) == node.output.shape:
+                args[position] = source
+        node.args = tuple(args)
+
+
+def broadcast(shapes: list[tuple[Size, ...]]) -> tuple[Size, ...] | None:
+    """The shape that these broadcast to, or None if they do not."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Size] = [1] * rank
+    for shape in shapes:
+        for n, size in enumerate(shape, start=rank - len(shape)):
+            if size == 1 or size == result[n]:
+                continue
+            if result[n] != 1:
+                return None
+            result[n] = size
+    return tuple(result)
+
+
+def sparse_table_updates(graph: Graph) -> int:
+    """Turn ``P - lr·index_put(0, rows, g)`` into ``index_put(P, rows, -lr·g)``: work in the batch, not the table.
+
+    Sums are taken in another order, so results may differ in their last bits where rows repeat.
+
+    Returns:
+        How many tables are now updated by scatter.
+    """
+    readers = graph.readers()
+    outputs = set(graph.outputs)
+    count = 0
+    for node in list(graph.nodes):
+        if node.op != "aten.sub.Tensor" or node.kwargs.get("alpha", 1) != 1:
+            continue
+        table, scaled = node.args[:2]
+        if not (isinstance(table, Value) and table.node is None):
+            continue
+        factors = _product(scaled, readers, outputs)
+        if factors is None:
+            continue
+        rate, gradient = factors
+        puts = _puts(gradient, readers, outputs)
+        if puts is None or any(put.output.shape != table.shape for put in puts):
+            continue
+        _scatter_into(graph, node, table, rate, puts)
+        count += 1
+    if count:
+        drop_dead_nodes(graph)
+    return count
+
+
+def _only_reader(value: Value, readers: dict[Value, list[Node]], outputs: set[Value]) -> bool:
+    return len(readers.get(value, [])) == 1 and value not in outputs
+
+
+def _product(value: Arg, readers: dict[Value, list[Node]], outputs: set[Value]) -> tuple[Value, Value] | None:
+    """The scalar and the tensor that a value, read once, is the product of."""
+    if not isinstance(value, Value) or value.node is None or value.node.op != "aten.mul.Tensor":
+        return None
+    rate, gradient = value.node.args[:2]
+    alone = _only_reader(value, readers, outputs)
+    if not (alone and isinstance(rate, Value) and isinstance(gradient, Value) and rate.shape == ()):
+        return None
+    return rate, gradient
+
+
+def _puts(value: Value, readers: dict[Value, list[Node]], outputs: set[Value]) -> list[Node] | None:
+    """The accumulating index_puts into zeros that a value, read once, is the sum of."""
+    node = value.node
+    if node is None or not _only_reader(value, readers, outputs):
+        return None
+    if node.op == "aten.add.Tensor" and node.kwargs.get("alpha", 1) == 1:
+        parts = [_puts(arg, readers, outputs) if isinstance(arg, Value) else None for arg in node.args[:2]]
+        return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+    if node.op != "aten.index_put.default" or len(node.args) < 4 or not node.args[3]:
+        return None
+    base, indices = node.args[:2]
+    return [node] if filled_with(base) == 0 and len(indices) == 1 else None
+
+
+def _scatter_into(graph: Graph, node: Node, table: Value, rate: Value, puts: list[Node]) -> None:
+    new: list[Node] = []
+
+    def add(op: str, args: tuple[Arg, ...], shape: tuple[Size, ...], dtype: torch.dtype) -> Value:
+        made = Node(op, args, {}, [], node.where)
+        value = Value(f"{node.output.name}_put{len(new)}", shape, dtype, made)
+        made.outputs = [value]
+        new.append(made)
+        return value
+
+    indices = [put.args[1][0] for put in puts]
+    rows = [put.args[2] for put in puts]
+    index, row = indices[0], rows[0]
+    if len(puts) > 1:
+        lengths = [value.shape[0] for value in indices]
+        total = _total(lengths)
+        if total is None:
+            return
+        index = add("aten.cat.default", (indices, 0), (total,), index.dtype)
+        row = add("aten.cat.default", (rows, 0), (total, *row.shape[1:]), row.dtype)
+    negative = add("aten.neg.default", (rate,), (), rate.dtype)
+    step = add("aten.mul.Tensor", (row, negative), row.shape, row.dtype)
+    result = add("aten.index_put.default", (table, [index], step, True), table.shape, table.dtype)
+    position = graph.nodes.index(node)
+    graph.nodes[position:position] = new
+    graph.replace({node.output: result})
+
+
+def _total(sizes: list[Size]) -> Size | None:
+    """The sum of sizes that are all numbers, or all the same power of the batch."""
+    if all(isinstance(size, int) for size in sizes):
+        return sum(size for size in sizes if isinstance(size, int))
+    terms = [size for size in sizes if isinstance(size, BatchTerm)]
+    if len(terms) < len(sizes) or len({term.power for term in terms}) > 1:
+        return None
+    return BatchTerm(sum(t.factor for t in terms), terms[0].power, sum(t.offset for t in terms))

@@ -1,0 +1,144 @@
+"""Gathering and scattering."""
+
+from __future__ import annotations
+
+import torch
+
+from devicelab.plans.graph import Value
+from devicelab.plans.writer import Call, Translator, Writer, operator_error
+
+__all__ = ["TRANSLATORS"]
+
+
+def _embedding(w: Writer, c: Call) -> str:
+    return w.one("Gather", w.name(c.value("weight")), w.name(c.value("indices")), axis=0)
+
+
+def _index_select(w: Writer, c: Call) -> str:
+    source = c.value("self")
+    axis = c.dimension("dim", source.rank)
+    return w.one("Gather", w.name(source), w.name(c.value("index")), axis=axis)
+
+
+def _gather(w: Writer, c: Call) -> str:
+    source = c.value("self")
+    if source.rank == 0:
+        return w.name(source)
+    axis = c.dimension("dim", source.rank)
+    return w.one("GatherElements", w.name(source), w.name(c.value("index")), axis=axis)
+
+
+def _given(w: Writer, c: Call) -> list[tuple[int, Value]]:
+    """The dimensions that are indexed, with what indexes them."""
+    found = [(n, v) for n, v in enumerate(c["indices"]) if v is not None]
+    if any(value.dtype in (torch.bool, torch.uint8) for _, value in found):
+        raise operator_error(c.node, "a mask as index makes a result whose size depends on the data")
+    dims = [n for n, _ in found]
+    if dims != list(range(dims[0], dims[0] + len(dims))):
+        raise operator_error(c.node, "it indexes dimensions that are not next to each other")
+    return found
+
+
+def _tuples(w: Writer, found: list[tuple[int, Value]]) -> str:
+    """Several index tensors, broadcast against each other, as one whose last dimension holds tuples."""
+    names = [w.operand(value, torch.int64) for _, value in found]
+    if len({value.shape for _, value in found}) > 1:
+        total = names[0]
+        for name in names[1:]:
+            total = w.one("Add", total, name)
+        shape = w.one("Shape", total)
+        names = [w.one("Expand", name, shape) for name in names]
+    rank = max(value.rank for _, value in found)
+    lifted = [w.one("Unsqueeze", name, w.ints(rank)) for name in names]
+    return lifted[0] if len(lifted) == 1 else w.emit("Concat", lifted, axis=rank)[0]
+
+
+def _index(w: Writer, c: Call) -> str:
+    source = c.value("self")
+    found = _given(w, c)
+    first = found[0][0]
+    if len(found) == 1:
+        index = w.operand(found[0][1], torch.int64)
+        return w.one("Gather", w.name(source), index, axis=first)
+    if first == 0:
+        return w.one("GatherND", w.name(source), _tuples(w, found))
+    raise operator_error(c.node, "it indexes several dimensions, but not the first")
+
+
+def _index_put(w: Writer, c: Call) -> str:
+    source, values = c.value("self"), c.value("values")
+    found = _given(w, c)
+    if found[0][0] != 0:
+        raise operator_error(c.node, "it assigns to an index that is not in the first dimension")
+    indices = _tuples(w, found)
+    shape = list(torch.broadcast_shapes(*(_probe(v) for _, v in found)))
+    lead = [_unprobe(size, found) for size in shape]
+    wanted = (*lead, *source.shape[len(found) :])
+    name = w.operand(values, source.dtype)
+    if values.shape != wanted:
+        name = w.one("Expand", name, w.sizes(wanted))
+    reduction = "add" if c["accumulate"] else None
+    return w.one("ScatterND", w.name(source), indices, name, reduction=reduction)
+
+
+_PROBE = 1 << 20  # stands for a size that depends on the batch while shapes are broadcast
+
+
+def _probe(value: Value) -> tuple[int, ...]:
+    return tuple(
+        size if isinstance(size, int) else _PROBE * int(size.factor) + size.power for size in value.shape
+    )
+
+
+def _unprobe(size: int, found: list[tuple[int, Value]]) -> object:
+    for _, value in found:
+        for probe, original in zip(_probe(value), value.shape, strict=True):
+            if probe == size:
+                return original
+    return size
+
+
+def _scatter(reduction: str | None) -> Translator:
+    def translate(w: Writer, c: Call) -> str:
+        source, index = c.value("self"), c.value("index")
+        axis = c.dimension("dim", source.rank)
+        updates = c.value("src")
+        name = w.name(updates)
+        if updates.shape != index.shape:
+            raise operator_error(c.node, "its index is smaller than its source")
+        return w.one("ScatterElements", w.name(source), w.name(index), name, axis=axis, reduction=reduction)
+
+    return translate
+
+
+def _scatter_value(w: Writer, c: Call) -> str:
+    source, index = c.value("self"), c.value("index")
+    axis = c.dimension("dim", source.rank)
+    updates = w.filled(index.shape, c["value"], source.dtype)
+    return w.one("ScatterElements", w.name(source), w.name(index), updates, axis=axis)
+
+
+def _index_add(w: Writer, c: Call) -> str:
+    source, values = c.value("self"), c.value("source")
+    if c.dimension("dim", source.rank) != 0:
+        raise operator_error(c.node, "it adds along a dimension that is not the first")
+    name = w.name(values)
+    if c["alpha"] != 1:
+        name = w.one("Mul", name, w.scalar(c["alpha"], values.dtype))
+    index = w.one("Unsqueeze", w.operand(c.value("index"), torch.int64), w.ints(1))
+    return w.one("ScatterND", w.name(source), index, name, reduction="add")
+
+
+TRANSLATORS: dict[str, Translator] = {
+    "aten.embedding.default": _embedding,
+    "aten.index_select.default": _index_select,
+    "aten.gather.default": _gather,
+    "aten.index.Tensor": _index,
+    "aten._unsafe_index.Tensor": _index,
+    "aten.index_put.default": _index_put,
+    "aten._unsafe_index_put.default": _index_put,
+    "aten.scatter.src": _scatter(None),
+    "aten.scatter.value": _scatter_value,
+    "aten.scatter_add.default": _scatter("add"),
+    "aten.index_add.default": _index_add,
+}

@@ -1,0 +1,123 @@
+"""What a person writes: a model, its loss, an optimizer and an example batch. Nothing about ONNX."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from devicelab.errors import PlanError
+from devicelab.plans.optimizers import SGD, Optimizer
+
+__all__ = ["Batch", "TrainingPlan"]
+
+Batch = Mapping[str, Tensor]
+
+
+class TrainingPlan(ABC):
+    """A local training step to be, as a person describes it.
+
+    ::
+
+        class Digits(TrainingPlan):
+            name = "digits"
+            optimizer = SGD(lr=0.1, momentum=0.9)
+
+            def module(self):
+                return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+            def loss(self, model, batch):
+                return F.cross_entropy(model(batch["pixels"]), batch["digit"])
+
+            def example_batch(self):
+                return {"pixels": torch.randn(32, 64), "digit": torch.randint(10, (32,))}
+
+    Attributes:
+        name: Letters, digits, ``-``, ``_`` and ``.``; names the plan's files.
+        optimizer: How gradients become updates.
+        private: Patterns (``fnmatch``) of parameter names that never leave their device: ``("user.*",)``.
+        proximal: Default weight mu of FedProx's term mu/2 · ‖p - global‖² (Li et al. 2020); None leaves it out.
+        clip_norm: Default of the largest norm of the whole gradient; None leaves clipping out.
+        example_clip_norm: The same for each example's gradient before they are averaged, as in DP-SGD (Abadi et
+            al. 2016, without the noise); the loss must be a mean over examples. None leaves it out.
+        fixed_batch: Whether the plan only fits batches as long as the example batch, for models whose graph
+            depends on the number of examples.
+    """
+
+    name: ClassVar[str]
+    optimizer: Optimizer = SGD(lr=0.1)
+    private: tuple[str, ...] = ()
+    proximal: float | None = None
+    clip_norm: float | None = None
+    example_clip_norm: float | None = None
+    fixed_batch: bool = False
+
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """A new model with the initial parameters in it."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The scalar to be minimized: a mean over the batch's examples."""
+
+    @abstractmethod
+    def example_batch(self) -> Batch:
+        """Data as the device will see it, by name; the first dimension of every tensor is the examples."""
+
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Metrics by name as (sum, count), both scalars: ``{"accuracy": (right.sum(), right.numel())}``.
+
+        Over many batches a metric is the total of its sums divided by the total of its counts.
+        """
+        del model, batch
+        return {}
+
+    def random_batch(self, examples: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """A batch for the check: rows drawn with replacement from the example batch."""
+        example = self.checked_batch()
+        rows = torch.randint(len(next(iter(example.values()))), (examples,), generator=generator)
+        return {name: tensor[rows] for name, tensor in example.items()}
+
+    def is_private(self, parameter: str) -> bool:
+        """Whether a parameter of that name stays on its device."""
+        return any(fnmatchcase(parameter, pattern) for pattern in self.private)
+
+    def checked_batch(self) -> dict[str, Tensor]:
+        """The example batch, once it is known to be well formed.
+
+        Raises:
+            PlanError: It is empty, ragged, or holds something other than tensors.
+        """
+        batch = dict(self.example_batch())
+        if not batch:
+            raise PlanError(f"plan {self.label}: the example batch is empty")
+        lengths: set[int] = set()
+        for name, tensor in batch.items():
+            if not isinstance(tensor, Tensor) or tensor.dim() == 0:
+                raise PlanError(f"plan {self.label}: {name!r} in the example batch is no tensor of examples")
+            lengths.add(tensor.shape[0])
+        if len(lengths) != 1 or 0 in lengths:
+            raise PlanError(
+                f"plan {self.label}: the tensors of the example batch hold {sorted(lengths)} examples; they must "
+                "agree, and be at least one"
+            )
+        return {name: tensor.detach() for name, tensor in batch.items()}
+
+    @property
+    def label(self) -> str:
+        """The plan's name, once it is known to be good for a file name.
+
+        Raises:
+            PlanError: There is none, or it holds other characters.
+        """
+        name = getattr(self, "name", "")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise PlanError(
+                f"{type(self).__name__}: its `name` is {name!r}; use letters, digits, '-', '_' and '.'"
+            )
+        return name

@@ -1,0 +1,159 @@
+"""Random numbers that are the same bits in PyTorch, ONNX Runtime and TorchScript.
+
+ONNX's random operators ignore their seeds on some engines and differ on all, so a plan computes its own: number
+``i`` of the ``k``-th draw in a step is a hash of (seed, step, k, i), in 64-bit integer arithmetic that stays below
+2**62. The hash is the permutation x -> x**5 of the integers modulo the prime 2**31 - 1 (5 is coprime to 2**31 - 2,
+so no two inputs collide), with a linear step between rounds. It is meant for dropout, not for cryptography.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from devicelab.errors import PlanError
+
+__all__ = ["SeededRandom", "uniform"]
+
+_PRIME: Final = 2**31 - 1
+_MULTIPLIER: Final = 48271  # a primitive root of the prime (Park, Miller & Stockmeyer 1993)
+aten = torch.ops.aten
+
+
+def _power5(x: Tensor) -> Tensor:
+    square = x * x % _PRIME
+    return square * square % _PRIME * x % _PRIME
+
+
+def uniform(seed: Tensor, step: Tensor, draw: int, shape: Sequence[int]) -> Tensor:
+    """Numbers in [0, 1), multiples of 2**-24.
+
+    Args:
+        seed: int64 scalar.
+        step: int64 scalar, not negative.
+        draw: How many draws came before this one in the step.
+        shape: Of the result.
+
+    Returns:
+        float32 tensor of that shape.
+    """
+    key = _power5((seed % _PRIME + _MULTIPLIER) % _PRIME)
+    key = _power5((key + step % _PRIME + 1) % _PRIME)
+    key = _power5((key + draw + 1) % _PRIME)
+    index = torch.arange(math.prod(shape), dtype=torch.int64)
+    bits = _power5((index * _MULTIPLIER + key) % _PRIME)
+    bits = _power5((bits * _MULTIPLIER + key) % _PRIME)
+    return (torch.div(bits, 128, rounding_mode="trunc").to(torch.float32) * 2.0**-24).reshape(list(shape))
+
+
+class SeededRandom(TorchDispatchMode):
+    """While active, every random operator draws from :func:`uniform`.
+
+    Args:
+        seed: int64 scalar.
+        step: int64 scalar.
+    """
+
+    def __init__(self, seed: Tensor, step: Tensor) -> None:
+        super().__init__()
+        self._seed = seed
+        self._step = step
+        self._draws = 0
+
+    def restart(self) -> None:
+        """Begin the step's draws again, so that a second forward pass drops the same elements."""
+        self._draws = 0
+
+    def _uniform(self, shape: Sequence[int]) -> Tensor:
+        drawn = uniform(self._seed, self._step, self._draws, shape)
+        self._draws += 1
+        return drawn
+
+    def _normal(self, shape: Sequence[int]) -> Tensor:
+        """Box & Muller (1958); 1 - u is never 0."""
+        radius = torch.sqrt(-2.0 * torch.log(1.0 - self._uniform(shape)))
+        return radius * torch.cos(2.0 * math.pi * self._uniform(shape))
+
+    def _keep(self, shape: Sequence[int], probability: float) -> Tensor:
+        return self._uniform(shape) < probability
+
+    def __torch_dispatch__(  # noqa: D105 - see the class
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - whatever the operator returns
+        kwargs = dict(kwargs or {})
+        handler = _HANDLERS.get(func)
+        if handler is not None:
+            return handler(self, *args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
+            raise PlanError(
+                f"the model draws random numbers with {func}, which no plan can repeat",
+                hint="use dropout, bernoulli, rand or randn",
+            )
+        return func(*args, **kwargs)
+
+
+def _native_dropout(mode: SeededRandom, x: Tensor, p: float, train: bool | None = None) -> Any:  # noqa: ANN401, FBT001 - aten's schema
+    if train is False or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    keep = mode._keep(x.shape, 1.0 - p)
+    scale = 0.0 if p == 1 else 1.0 / (1.0 - p)
+    return x * keep.to(x.dtype) * scale, keep
+
+
+def _bernoulli_(mode: SeededRandom, x: Tensor, p: float = 0.5, **_: object) -> Tensor:
+    return x.copy_(mode._keep(x.shape, p).to(x.dtype))
+
+
+def _bernoulli_p(mode: SeededRandom, x: Tensor, p: float, **_: object) -> Tensor:
+    return mode._keep(x.shape, p).to(x.dtype)
+
+
+def _bernoulli(mode: SeededRandom, x: Tensor, **_: object) -> Tensor:
+    return (mode._uniform(x.shape) < x).to(x.dtype)
+
+
+def _rand(mode: SeededRandom, size: Sequence[int], dtype: torch.dtype | None = None, **_: object) -> Tensor:
+    return mode._uniform(size).to(dtype or torch.float32)
+
+
+def _rand_like(mode: SeededRandom, x: Tensor, dtype: torch.dtype | None = None, **_: object) -> Tensor:
+    return mode._uniform(x.shape).to(dtype or x.dtype)
+
+
+def _randn(mode: SeededRandom, size: Sequence[int], dtype: torch.dtype | None = None, **_: object) -> Tensor:
+    return mode._normal(size).to(dtype or torch.float32)
+
+
+def _randn_like(mode: SeededRandom, x: Tensor, dtype: torch.dtype | None = None, **_: object) -> Tensor:
+    return mode._normal(x.shape).to(dtype or x.dtype)
+
+
+def _uniform_(mode: SeededRandom, x: Tensor, low: float = 0.0, high: float = 1.0, **_: object) -> Tensor:
+    return x.copy_(mode._uniform(x.shape) * (high - low) + low)
+
+
+def _normal_(mode: SeededRandom, x: Tensor, mean: float = 0.0, std: float = 1.0, **_: object) -> Tensor:
+    return x.copy_(mode._normal(x.shape) * std + mean)
+
+
+_HANDLERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    aten.native_dropout.default: _native_dropout,
+    aten.bernoulli_.float: _bernoulli_,
+    aten.bernoulli.p: _bernoulli_p,
+    aten.bernoulli.default: _bernoulli,
+    aten.rand.default: _rand,
+    aten.rand_like.default: _rand_like,
+    aten.randn.default: _randn,
+    aten.randn_like.default: _randn_like,
+    aten.uniform_.default: _uniform_,
+    aten.normal_.default: _normal_,
+}
