@@ -6,7 +6,8 @@ gradient that is wrong by half in a value that is right to six digits), so both 
 
 Rounding has a say too: the gradient of a bias in front of a batch norm is zero but for rounding, and Adam makes a
 full step of it. So the same step is also taken in double precision, and a tensor may be off by as much as PyTorch's
-own single precision is.
+own single precision is. Optimizers that divide a gradient by its own size make such rounding visible in parameters;
+there the state, which holds the gradient and its square, is what is bounded tightly.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ Runner = Callable[[Arrays], Arrays]
 VALUE_TOLERANCE: Final = 5e-7  # of the tensor's largest number, or of 1
 CHANGE_TOLERANCE: Final = 1e-4  # of the tensor's largest change in the step
 _ROUNDING_FACTOR: Final = 4.0  # how much worse than eager single precision a plan may be
+_NORMALIZED_FACTOR: Final = 25.0  # the same for parameters whose gradient was divided by its size
+_NOISE: Final = 0.1  # where rounding is this part of a change or more, the change is noise …
+_NOISE_FACTOR: Final = 100.0  # … and only its magnitude can be compared
 _SIZES: Final = (8, 3, 1, 5)  # the last one ragged, as at the end of an epoch
 
 
@@ -80,6 +84,8 @@ def check_training(
         got = runner(feeds)
         truth = eager.step(batch, seed=seed)
         limits = _exact_step(exact, eager, batch, truth, before, seed)
+        if step.plan.optimizer.normalizes:
+            limits |= {n: v * _NORMALIZED_FACTOR for n, v in limits.items() if n.startswith("new/param/")}
         found = compare(got, truth, before, limits, examples=examples, engine=engine, signature=signature)
         worst = max(worst, found, key=lambda d: d.relative)
     return worst
@@ -231,4 +237,6 @@ def _excess(value: Array, right: Array, old: Array | None, rounding: float) -> t
                 f"differs from eager PyTorch by {difference:.1e}, while the step changes it by {change:.1e} "
                 f"(allowed: {CHANGE_TOLERANCE:.0e} of the change)"
             )
-    return difference / max(allowed, _ROUNDING_FACTOR * rounding, 1e-30), relative, words
+    change = float(np.max(np.abs(b - old))) if old is not None else scale
+    factor = _NOISE_FACTOR if rounding > _NOISE * change else _ROUNDING_FACTOR
+    return difference / max(allowed, factor * rounding, 1e-30), relative, words

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from devicelab.plans.plan import TrainingPlan
-from devicelab.plans.randomness import SeededRandom
+from devicelab.plans.randomness import SeededRandom, plain_attention
 from devicelab.plans.step import STEP_COUNT, Step
 
 __all__ = ["EagerTrainer", "evaluate_eagerly"]
@@ -43,10 +43,10 @@ class EagerTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         seed_, count = (torch.tensor(number, dtype=torch.int64) for number in (seed, self.steps))
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        with SeededRandom(seed_, count) as random:
+        with plain_attention(), SeededRandom(seed_, count) as random:
             if plan.example_clip_norm is None:
                 loss = plan.loss(self.model, batch)
-                loss.backward()
+                torch.autograd.backward([loss])
             else:
                 loss = self._example_by_example(batch, plan.example_clip_norm)
             after = [buffer.clone() for buffer in self.model.buffers()]
@@ -117,11 +117,11 @@ def evaluate_eagerly(step: Step, model: nn.Module, batch: dict[str, Tensor]) -> 
     """What an evaluation plan would put out, by output name."""
     model = copy.deepcopy(model).eval()
     examples = len(next(iter(batch.values())))
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention():
         loss = step.plan.loss(model, batch)
         metrics = {"loss": (loss * examples, examples), **step.plan.metrics(model, batch)}
     outputs = {}
     for name, (total, count) in metrics.items():
-        outputs[f"metric/{name}/sum"] = np.asarray(float(total), dtype=np.float32)
-        outputs[f"metric/{name}/count"] = np.asarray(float(count), dtype=np.float32)
+        outputs[f"metric/{name}/sum"] = np.asarray(float(torch.as_tensor(total)), dtype=np.float32)
+        outputs[f"metric/{name}/count"] = np.asarray(float(torch.as_tensor(count)), dtype=np.float32)
     return outputs

@@ -27,11 +27,13 @@ class Optimizer(ABC):
 
     Attributes:
         lr: Learning rate: the default of the plan's ``lr`` input.
+        normalizes: Whether it divides a gradient by its own size, so that a gradient near zero, which is mostly
+            rounding, moves its parameter as far as any other.
     """
 
     lr: float
 
-    counts_steps: ClassVar[bool] = False
+    normalizes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -117,7 +119,7 @@ class Adam(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.0
 
-    counts_steps: ClassVar[bool] = True
+    normalizes: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -175,6 +177,8 @@ class Adagrad(Optimizer):
 
     eps: float = 1e-10
     weight_decay: float = 0.0
+
+    normalizes: ClassVar[bool] = True
 
     @property
     def slots(self) -> tuple[str, ...]:

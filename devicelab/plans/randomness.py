@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from devicelab.errors import PlanError
 
-__all__ = ["SeededRandom", "uniform"]
+__all__ = ["SeededRandom", "plain_attention", "uniform"]
 
 _PRIME: Final = 2**31 - 1
 _MULTIPLIER: Final = 48271  # a primitive root of the prime (Park, Miller & Stockmeyer 1993)
@@ -49,6 +51,12 @@ def uniform(seed: Tensor, step: Tensor, draw: int, shape: Sequence[int]) -> Tens
     bits = _power5((index * _MULTIPLIER + key) % _PRIME)
     bits = _power5((bits * _MULTIPLIER + key) % _PRIME)
     return (torch.div(bits, 128, rounding_mode="trunc").to(torch.float32) * 2.0**-24).reshape(list(shape))
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """Attention as matrix products and softmax: fused kernels draw their dropout in secret."""
+    manager: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
+    return manager
 
 
 class SeededRandom(TorchDispatchMode):
@@ -82,7 +90,7 @@ class SeededRandom(TorchDispatchMode):
     def _keep(self, shape: Sequence[int], probability: float) -> Tensor:
         return self._uniform(shape) < probability
 
-    def __torch_dispatch__(  # noqa: D105 - see the class
+    def __torch_dispatch__(
         self,
         func: Callable[..., Any],
         types: Sequence[type],

@@ -20,18 +20,20 @@ import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from devicelab.errors import PlanError
 from devicelab.plans.decompositions import decomposition_table
+from devicelab.plans.functional import is_simply_mutating, pure_twin
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Value
+from devicelab.plans.randomness import plain_attention
 
 __all__ = ["trace"]
 
 _SIZES: Final = (11, 13, 17)
 _TORCH: Final = str(Path(torch.__file__).parent)
 _HERE: Final = str(Path(__file__).parent)
+_STEP: Final = str(Path(__file__).with_name("step.py"))
 _ZOO: Final = str(Path(__file__).parent / "zoo")
 
 
@@ -82,7 +84,7 @@ class _Provenance(TorchDispatchMode):
         super().__init__()
         self._lines: dict[int, str] = {}
 
-    def __torch_dispatch__(  # noqa: D105 - see the class
+    def __torch_dispatch__(
         self,
         func: Callable[..., Any],
         types: Sequence[type],
@@ -118,15 +120,14 @@ def _label_new_nodes(line: str | None) -> None:
 def _user_line() -> str | None:
     """The innermost frame that is neither PyTorch's nor ours."""
     frame = sys._getframe(2)
-    while frame is not None:
+    while True:
         name = frame.f_code.co_filename
         ours = name.startswith(_HERE) and not name.startswith(_ZOO)
         if not ours and not name.startswith((_TORCH, "<")) and not name.endswith("contextlib.py"):
             return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
-        if frame.f_back is None:
+        if name == _STEP or frame.f_back is None:  # our own arithmetic: the update, the clipping
             return None
         frame = frame.f_back
-    return None
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def _plain_operators() -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(enable_python_dispatcher())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(plain_attention())
         stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -157,7 +158,7 @@ def _trace_once(function: Callable[..., Sequence[Tensor]], arguments: list[Tenso
                 tracing_mode="fake",
                 _allow_non_fake_inputs=True,
             )(*arguments)
-            if any(_mutates(node) for node in module.graph.nodes):
+            if not is_simply_mutating(module):
                 module = _functionalized(module, arguments)
     except PlanError:
         raise
@@ -188,11 +189,6 @@ def _hint(error: Exception) -> str | None:
             "torch.where or a fixed size instead"
         )
     return None
-
-
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
 
 
 class _Replay(fx.Interpreter):
@@ -235,6 +231,7 @@ class _Unifier:
         self._modules = modules
         self._sizes = sizes
         self._values: dict[fx.Node, Value | list[Value]] = {}
+        self._owners: dict[fx.Node, fx.Node] = {}  # of the results of in-place operators
         self._graph = Graph()
         self.terms: list[BatchTerm] = []
         self.guessed = False
@@ -303,6 +300,9 @@ class _Unifier:
         args = tuple(self._argument(list(items), nodes) for items in zip(*(n.args for n in nodes), strict=True))
         kwargs = {key: self._argument([n.kwargs[key] for n in nodes], nodes) for key in node.kwargs}
         op = str(node.target)
+        pure = pure_twin(node.target)
+        if pure is not None:
+            op = str(pure)
         if op in _TRANSPARENT:
             self._values[node] = args[0]
             return
@@ -326,6 +326,13 @@ class _Unifier:
             output.node = made
         made.outputs = outputs
         self._graph.nodes.append(made)
+        if pure is not None:  # from here on, whoever reads the changed tensor reads the new one
+            changed = node.args[0]
+            assert isinstance(changed, fx.Node)
+            owner = self._owners.get(changed, changed)
+            self._owners[node] = owner
+            for alias in [owner, *(n for n, o in self._owners.items() if o is owner)]:
+                self._values[alias] = outputs[0]
 
     def _argument(self, items: list[Any], nodes: tuple[fx.Node, ...]) -> Arg:
         first = items[0]

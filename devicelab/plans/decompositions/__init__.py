@@ -11,7 +11,12 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 
 from devicelab.plans.decompositions.convolution import convolution_backward
 from devicelab.plans.decompositions.embedding import embedding_dense_backward
-from devicelab.plans.decompositions.normalization import batch_norm, batch_norm_backward, batch_norm_no_stats
+from devicelab.plans.decompositions.normalization import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_no_stats,
+    batch_norm_no_training,
+)
 from devicelab.plans.decompositions.pooling import avg_pool2d_backward, max_pool2d_backward
 
 __all__ = ["decomposition_table"]
@@ -40,6 +45,7 @@ _OURS: Final[Table] = {
     aten.embedding_dense_backward.default: embedding_dense_backward,
     aten._native_batch_norm_legit.default: batch_norm,
     aten._native_batch_norm_legit.no_stats: batch_norm_no_stats,
+    aten._native_batch_norm_legit_no_training.default: batch_norm_no_training,
     aten.native_batch_norm.default: batch_norm,
     aten.native_batch_norm_backward.default: batch_norm_backward,
     aten.avg_pool2d_backward.default: avg_pool2d_backward,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["batch_norm", "batch_norm_backward", "batch_norm_no_stats"]
+__all__ = ["batch_norm", "batch_norm_backward", "batch_norm_no_stats", "batch_norm_no_training"]
 
 
 def _layout(x: Tensor) -> tuple[list[int], list[int], int]:
@@ -68,6 +68,19 @@ def batch_norm_no_stats(
     """The same for a layer without running statistics."""
     assert training
     return batch_norm(x, weight, bias, None, None, True, momentum, eps)  # noqa: FBT003 - aten's schema
+
+
+def batch_norm_no_training(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with fixed statistics."""
+    return batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)  # noqa: FBT003 - aten's schema
 
 
 def batch_norm_backward(

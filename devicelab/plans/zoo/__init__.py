@@ -1,0 +1,37 @@
+"""Ready-made plans, for configs, tests and benchmarks; and examples of how little a plan takes to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from devicelab.plans.plan import TrainingPlan
+from devicelab.plans.zoo.recommenders import MatrixFactorization, MultinomialAutoencoder, NeuMF
+from devicelab.plans.zoo.sequences import GRUClassifier, TransformerClassifier
+from devicelab.plans.zoo.vision import MLP, LeNet, MobileNet
+
+__all__ = [
+    "MLP",
+    "ZOO",
+    "GRUClassifier",
+    "LeNet",
+    "MatrixFactorization",
+    "MobileNet",
+    "MultinomialAutoencoder",
+    "NeuMF",
+    "TransformerClassifier",
+]
+
+ZOO: Final[dict[str, Callable[[], TrainingPlan]]] = {
+    plan.name: plan
+    for plan in (
+        MatrixFactorization,
+        NeuMF,
+        MultinomialAutoencoder,
+        MLP,
+        LeNet,
+        MobileNet,
+        GRUClassifier,
+        TransformerClassifier,
+    )
+}
