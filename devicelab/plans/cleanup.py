@@ -35,6 +35,7 @@ def clean(graph: Graph) -> None:
     _drop_unchanged(graph)
     _drop_ones(graph)
     _drop_expansions(graph)
+    _turn_products(graph)
     share_equal_nodes(graph)
     drop_dead_nodes(graph)
 
@@ -134,6 +135,41 @@ def _drop_expansions(graph: Graph) -> None:
             if broadcast([source.shape, *others]) == node.output.shape:
                 args[position] = source
         node.args = tuple(args)
+
+
+_PERMUTES: Final = frozenset({"aten.permute.default", "aten.permute_copy.default"})
+
+
+def _turn_products(graph: Graph) -> None:
+    """The transpose of A·B is Bᵀ·Aᵀ: the same sums, and transposed operands cost a product nothing."""
+    readers = graph.readers()
+    outputs = set(graph.outputs)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        source = node.args[0] if node.op in _PERMUTES else None
+        if not isinstance(source, Value) or source.node is None or source.rank != 2:
+            continue
+        product = source.node
+        turned = [d % 2 for d in node.args[1]] == [1, 0]
+        if not turned or product.op != "aten.mm.default" or not _only_reader(source, readers, outputs):
+            continue
+        left, right = (_transposed(value, nodes) for value in product.args[:2])
+        node.op, node.args = "aten.mm.default", (right, left)
+    graph.nodes = nodes
+
+
+def _transposed(value: Value, nodes: list[Node]) -> Value:
+    """A matrix's transpose: what it was made from if it is one itself, else a new node before the last."""
+    maker = value.node
+    if maker is not None and maker.op in _PERMUTES and [d % 2 for d in maker.args[1]] == [1, 0]:
+        source: Value = maker.args[0]
+        return source
+    made = Node("aten.permute.default", (value, [1, 0]), {}, [], None)
+    output = Value(f"{value.name}_t{len(nodes)}", value.shape[::-1], value.dtype, made)
+    made.outputs = [output]
+    nodes.insert(len(nodes) - 1, made)
+    return output
 
 
 def broadcast(shapes: list[tuple[Size, ...]]) -> tuple[Size, ...] | None:

@@ -1,9 +1,12 @@
 """Random numbers that are the same bits in PyTorch, ONNX Runtime and TorchScript.
 
-ONNX's random operators ignore their seeds on some engines and differ on all, so a plan computes its own: number
-``i`` of the ``k``-th draw in a step is a hash of (seed, step, k, i), in 64-bit integer arithmetic that stays below
-2**62. The hash is the permutation x -> x**5 of the integers modulo the prime 2**31 - 1 (5 is coprime to 2**31 - 2,
-so no two inputs collide), with a linear step between rounds. It is meant for dropout, not for cryptography.
+ONNX's random operators ignore their seeds on some engines and differ on all, so a plan computes its own: a number is
+a hash of the seed, the step, which draw in the step it is, and its row and column (the last dimension).
+
+Rows and columns are hashed with care: x -> x**5 is a permutation of the integers modulo the prime 2**31 - 1 (5 is
+coprime to 2**31 - 2), computed in 64 bits without overflow. The many numbers where they cross are cheap: row·column +
+shift modulo 2**32, of which the high bits count (multiply-shift hashing, Dietzfelbinger et al. 1997: numbers in the
+same row or column are pairwise independent). It is meant for dropout, not for cryptography.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from devicelab.errors import PlanError
 
-__all__ = ["SeededRandom", "plain_attention", "uniform"]
+__all__ = ["SeededRandom", "chance", "plain_attention", "uniform"]
 
 _PRIME: Final = 2**31 - 1
 _MULTIPLIER: Final = 48271  # a primitive root of the prime (Park, Miller & Stockmeyer 1993)
@@ -30,6 +33,27 @@ aten = torch.ops.aten
 def _power5(x: Tensor) -> Tensor:
     square = x * x % _PRIME
     return square * square % _PRIME * x % _PRIME
+
+
+def _mixed(key: Tensor, count: int) -> Tensor:
+    """``count`` hashes of a key, in [0, 2**31 - 1), int64."""
+    index = torch.arange(count, dtype=torch.int64)
+    bits = _power5((index * _MULTIPLIER + key) % _PRIME)
+    return _power5((bits * _MULTIPLIER + key) % _PRIME)
+
+
+def _words(seed: Tensor, step: Tensor, draw: int, shape: Sequence[int]) -> Tensor:
+    """Uniform signed 32-bit integers of that shape; arithmetic wraps around."""
+    key = _power5((seed % _PRIME + _MULTIPLIER) % _PRIME)
+    key = _power5((key + step % _PRIME + 1) % _PRIME)
+    key = _power5((key + 3 * draw + 1) % _PRIME)
+    columns = shape[-1] if len(shape) > 1 else 1
+    rows = math.prod(shape[:-1]) if len(shape) > 1 else math.prod(shape)
+    factor = (_mixed(key, rows) // 2 * 2 + 1).to(torch.int32)  # odd, so that it loses no bit of the column
+    shift = (_mixed((key + 1) % _PRIME, rows) * 2 - 2**31).to(torch.int32)
+    column = (_mixed((key + 2) % _PRIME, columns) * 2 - 2**31).to(torch.int32)
+    words = factor.reshape(-1, 1) * column.reshape(1, -1) + shift.reshape(-1, 1)
+    return words.reshape(list(shape))
 
 
 def uniform(seed: Tensor, step: Tensor, draw: int, shape: Sequence[int]) -> Tensor:
@@ -44,13 +68,14 @@ def uniform(seed: Tensor, step: Tensor, draw: int, shape: Sequence[int]) -> Tens
     Returns:
         float32 tensor of that shape.
     """
-    key = _power5((seed % _PRIME + _MULTIPLIER) % _PRIME)
-    key = _power5((key + step % _PRIME + 1) % _PRIME)
-    key = _power5((key + draw + 1) % _PRIME)
-    index = torch.arange(math.prod(shape), dtype=torch.int64)
-    bits = _power5((index * _MULTIPLIER + key) % _PRIME)
-    bits = _power5((bits * _MULTIPLIER + key) % _PRIME)
-    return (torch.div(bits, 128, rounding_mode="trunc").to(torch.float32) * 2.0**-24).reshape(list(shape))
+    words = _words(seed, step, draw, shape).to(torch.float64)
+    return torch.floor((words + 2.0**31) * 2.0**-8).to(torch.float32) * 2.0**-24
+
+
+def chance(seed: Tensor, step: Tensor, draw: int, shape: Sequence[int], probability: float) -> Tensor:
+    """True with that probability, to 2**-32; arguments as for :func:`uniform`."""
+    threshold = min(max(round(probability * 2**32) - 2**31, -(2**31)), 2**31 - 1)
+    return _words(seed, step, draw, shape) < threshold
 
 
 def plain_attention() -> AbstractContextManager[None]:
@@ -60,7 +85,7 @@ def plain_attention() -> AbstractContextManager[None]:
 
 
 class SeededRandom(TorchDispatchMode):
-    """While active, every random operator draws from :func:`uniform`.
+    """While active, every random operator draws from :func:`uniform` or :func:`chance`.
 
     Args:
         seed: int64 scalar.
@@ -88,7 +113,9 @@ class SeededRandom(TorchDispatchMode):
         return radius * torch.cos(2.0 * math.pi * self._uniform(shape))
 
     def _keep(self, shape: Sequence[int], probability: float) -> Tensor:
-        return self._uniform(shape) < probability
+        kept = chance(self._seed, self._step, self._draws, shape, probability)
+        self._draws += 1
+        return kept
 
     def __torch_dispatch__(
         self,

@@ -34,6 +34,9 @@ _SCALAR_TYPES: Final[dict[torch.dtype, int]] = {
     torch.bool: 11,
 }
 
+# The trace dropped copies that only changed the layout in memory, so a view may have become impossible.
+_SCRIPT_NAMES: Final = {"view": "reshape", "_unsafe_view": "reshape", "view_copy": "reshape"}
+
 
 def torchscript_step(traced: Any, signature: Signature) -> torch.jit.ScriptModule:  # noqa: ANN401 - a TracedPlan, whose module imports this one
     """A script module whose forward takes the signature's inputs and returns its outputs as a list.
@@ -79,6 +82,7 @@ def _source(graph: Graph) -> str:
         _, name, _ = node.op.split(".")
         parts = [_text(arg) for arg in node.args]
         parts += [f"{key}={_text(arg)}" for key, arg in node.kwargs.items()]
+        name = _SCRIPT_NAMES.get(name, name)
         call = f"torch.ops.aten.{name}({', '.join(parts)})"
         outputs = ", ".join(_identifier(v.name) for v in node.outputs)
         if node.op.startswith(("aten.split", "aten.unbind")):  # these return a list

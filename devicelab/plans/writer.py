@@ -108,6 +108,7 @@ class Writer:
             ((v, d) for v in graph.inputs for d, s in enumerate(v.shape) if s == BatchTerm(1, 1)), None
         )
         self._count = 0
+        self._read = {value for node in graph.nodes for value in node.inputs} | set(graph.outputs)
         for value, tensor in graph.constants.values():
             self._names[value] = self.constant(tensor.numpy())
 
@@ -130,6 +131,10 @@ class Writer:
     def name(self, value: Value) -> str:
         """The ONNX name of a value that has been written."""
         return self._names[value]
+
+    def is_read(self, value: Value) -> bool:
+        """Whether any node or output needs it."""
+        return value in self._read
 
     def bind(self, node: Node, names: str | Sequence[str]) -> None:
         """Say which ONNX names are a node's outputs."""
@@ -236,12 +241,13 @@ class Writer:
         for node in self.nodes:
             node.input[:] = [renamed.get(name, name) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
+        nodes = _alive(self.nodes, set(output_names))
         body = helper.make_graph(
-            self.nodes,
+            nodes,
             signature.name,
             [_described(i.name, i.dtype, i.shape) for i in signature.inputs],
             [_described(o.name, o.dtype, o.shape) for o in signature.outputs],
-            list(self.initializers.values()),
+            [i for i in self.initializers.values() if any(i.name in node.input for node in nodes)],
         )
         model = helper.make_model(
             body,
@@ -251,6 +257,16 @@ class Writer:
         )
         helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
         return model
+
+
+def _alive(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that the wanted results depend on, in order: a transposition that became a flag is not."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def onnx_type(dtype: torch.dtype) -> int:

@@ -9,6 +9,11 @@ from typing import Any, Final
 import torch
 from torch._decomp import core_aten_decompositions, get_decompositions
 
+from devicelab.plans.decompositions.activation import (
+    hardtanh_backward,
+    leaky_relu_backward,
+    threshold_backward,
+)
 from devicelab.plans.decompositions.convolution import convolution_backward
 from devicelab.plans.decompositions.embedding import embedding_dense_backward
 from devicelab.plans.decompositions.normalization import (
@@ -37,10 +42,14 @@ _KEPT: Final = (
     aten.gelu.default,
     aten.masked_fill.Scalar,
     aten.stack.default,
+    aten.upsample_nearest2d.default,
 )
 
 
 _OURS: Final[Table] = {
+    aten.threshold_backward.default: threshold_backward,
+    aten.hardtanh_backward.default: hardtanh_backward,
+    aten.leaky_relu_backward.default: leaky_relu_backward,
     aten.convolution_backward.default: convolution_backward,
     aten.embedding_dense_backward.default: embedding_dense_backward,
     aten._native_batch_norm_legit.default: batch_norm,

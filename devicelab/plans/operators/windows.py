@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from devicelab.plans.writer import Call, Translator, Writer, operator_error
 
@@ -17,7 +20,7 @@ def _convolution(w: Writer, c: Call) -> str:
     if c["bias"] is not None:
         inputs.append(w.name(c["bias"]))
     padding = c.integers("padding", spatial)
-    attributes = {
+    attributes: dict[str, Any] = {
         "strides": c.integers("stride", spatial),
         "pads": padding * 2,
         "dilations": c.integers("dilation", spatial),
@@ -39,16 +42,16 @@ def _max_pool2d(w: Writer, c: Call) -> Sequence[str]:
     height, width = source.shape[-2:]
     if not (isinstance(height, int) and isinstance(width, int)):
         raise operator_error(c.node, "the picture's size depends on the number of examples")
-    values, positions = w.emit(
-        "MaxPool",
-        [w.name(source)],
-        outputs=2,
-        kernel_shape=kernel,
-        strides=c.integers("stride", 2) or kernel,
-        pads=c.integers("padding", 2) * 2,
-        dilations=c.integers("dilation", 2),
-        ceil_mode=int(bool(c["ceil_mode"])),
-    )
+    attributes: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": c.integers("stride", 2) or kernel,
+        "pads": c.integers("padding", 2) * 2,
+        "dilations": c.integers("dilation", 2),
+        "ceil_mode": int(bool(c["ceil_mode"])),
+    }
+    if not w.is_read(c.node.outputs[1]):
+        return w.emit("MaxPool", [w.name(source)], **attributes)
+    values, positions = w.emit("MaxPool", [w.name(source)], outputs=2, **attributes)
     plane = w.ints(math.prod((height, width)))
     return [values, w.one("Mod", positions, plane)]
 
@@ -71,9 +74,29 @@ def _avg_pool(spatial: int) -> Translator:
     return translate
 
 
+def _upsample_nearest2d(w: Writer, c: Call) -> str:
+    source = c.value("self")
+    factors = []
+    for old, new in zip(source.shape[-2:], c.output.shape[-2:], strict=True):
+        if not isinstance(old, int) or not isinstance(new, int) or new % old:
+            raise operator_error(c.node, "the new size is no multiple of the old one")
+        factors.append(new // old)
+    scales = w.constant(np.array([1, 1, *factors], dtype=np.float32))
+    return w.one(
+        "Resize",
+        w.name(source),
+        "",
+        scales,
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )
+
+
 TRANSLATORS: dict[str, Translator] = {
     "aten.convolution.default": _convolution,
     "aten.max_pool2d_with_indices.default": _max_pool2d,
+    "aten.upsample_nearest2d.default": _upsample_nearest2d,
     "aten.avg_pool1d.default": _avg_pool(1),
     "aten.avg_pool2d.default": _avg_pool(2),
     "aten.avg_pool3d.default": _avg_pool(3),
