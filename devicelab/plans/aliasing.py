@@ -18,9 +18,9 @@ def in_place_outputs(model: onnx.ModelProto, replacements: dict[str, str]) -> se
     """The outputs that a runner may write over their inputs while the step runs.
 
     An output is safe if a scatter makes it directly from its input, and every other reader of that input comes
-    before the scatter in any order of execution, that is, is among the scatter's ancestors; readers of a view of the
-    input count as its readers. Anything else (a dense
-    update, whose input may still be read by others while it is overwritten) is not.
+    before the scatter in any order of execution, that is, is among the scatter's ancestors; readers of a view
+    of the input count as its readers. Anything else (a dense update, whose input may still be read by others
+    while it is overwritten) is not.
 
     Args:
         model: The plan's graph.

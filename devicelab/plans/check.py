@@ -4,10 +4,10 @@ Each step starts from the same values in eager PyTorch and in the plan, on a ran
 compared. Two things can be wrong with a result: the value, and the change (a learning rate of 1e-3 would hide a
 gradient that is wrong by half in a value that is right to six digits), so both are bounded.
 
-Rounding has a say too: the gradient of a bias in front of a batch norm is zero but for rounding, and Adam makes a
-full step of it. So the same step is also taken in double precision, and a tensor may be off by as much as PyTorch's
-own single precision is. Optimizers that divide a gradient by its own size make such rounding visible in parameters;
-there the state, which holds the gradient and its square, is what is bounded tightly.
+Rounding has a say too: the gradient of a bias in front of a batch norm is zero but for rounding, and Adam makes
+a full step of it. So the same step is also taken in double precision, and a tensor may be off by as much as
+PyTorch's own single precision is. Optimizers that divide a gradient by its own size make such rounding visible
+in parameters; there the state, which holds the gradient and its square, is what is bounded tightly.
 """
 
 from __future__ import annotations
@@ -79,11 +79,12 @@ def check_training(
     worst = Difference("", 0.0, 0)
     for examples in _batch_sizes(signature):
         batch = step.plan.random_batch(examples, generator)
-        before = {name: tensor.numpy().copy() for name, tensor in eager.carried().items()}
-        feeds = _feeds(step, signature, batch, before, seed)
+        carried = {name: tensor.numpy().copy() for name, tensor in eager.carried().items()}
+        before = {o: carried[i] for o, i in signature.replacements.items()}
+        feeds = _feeds(step, signature, batch, carried, seed)
         got = runner(feeds)
         truth = eager.step(batch, seed=seed)
-        limits = _exact_step(exact, eager, batch, truth, before, seed)
+        limits = _exact_step(exact=exact, eager=eager, batch=batch, truth=truth, before=carried, seed=seed)
         if step.plan.optimizer.normalizes:
             limits |= {n: v * _NORMALIZED_FACTOR for n, v in limits.items() if n.startswith("new/param/")}
         found = compare(got, truth, before, limits, examples=examples, engine=engine, signature=signature)
@@ -123,6 +124,7 @@ def _exact_trainer(step: Step) -> EagerTrainer | None:
 
 
 def _exact_step(
+    *,
     exact: EagerTrainer | None,
     eager: EagerTrainer,
     batch: dict[str, Tensor],
@@ -201,7 +203,7 @@ def compare(
             )
         if not np.isfinite(value).all():
             raise PlanError(f"{place} is not finite, in eager PyTorch it is")
-        old = before.get(name.removeprefix("new/"))
+        old = before.get(name)
         excess, relative, words = _excess(value, right, old, limits.get(name, 0.0))
         difference = Difference(name, relative, examples)
         if worst is None or excess > worst[0]:

@@ -1,7 +1,7 @@
 """Tidying a traced graph. Every rewrite keeps each result's bits, except the table update, which says so.
 
-General-purpose ONNX optimizers are not used: one takes ``x + 1e-8`` for ``x``, which turns Adam into NaN, and folds
-tables of zeros into the file.
+General-purpose ONNX optimizers are not used: one takes ``x + 1e-8`` for ``x``, which turns Adam into NaN, and
+folds tables of zeros into the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value
+from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value, broadcast
 
 __all__ = ["clean", "sparse_table_updates"]
 
@@ -172,22 +172,8 @@ def _transposed(value: Value, nodes: list[Node]) -> Value:
     return output
 
 
-def broadcast(shapes: list[tuple[Size, ...]]) -> tuple[Size, ...] | None:
-    """The shape that these broadcast to, or None if they do not."""
-    rank = max(len(shape) for shape in shapes)
-    result: list[Size] = [1] * rank
-    for shape in shapes:
-        for n, size in enumerate(shape, start=rank - len(shape)):
-            if size == 1 or size == result[n]:
-                continue
-            if result[n] != 1:
-                return None
-            result[n] = size
-    return tuple(result)
-
-
 def sparse_table_updates(graph: Graph) -> int:
-    """Turn ``P - lr·index_put(0, rows, g)`` into ``index_put(P, rows, -lr·g)``: work in the batch, not the table.
+    """Turn ``P - lr·index_put(0, rows, g)`` into ``index_put(P, rows, -lr·g)``: O(batch), not O(table).
 
     Sums are taken in another order, so results may differ in their last bits where rows repeat.
 

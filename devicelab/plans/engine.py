@@ -1,4 +1,4 @@
-"""Running a plan on this machine with the ONNX Runtime that phones run, one thread, nothing kept between steps."""
+"""Running a plan on this machine with ONNX Runtime, which is what phones run, in one thread."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Engine:
 class BoundEngine:
     """A training plan whose values stay in memory from step to step, as the runner on a phone keeps them.
 
-    A value that may be updated in place has one buffer; the others have two, which take turns as input and output.
+    A value that may be updated in place has one buffer; the others have two, which take turns as input and
+    output.
 
     Args:
         model: The file's content.

@@ -1,8 +1,8 @@
 """In-place operators in a traced graph, where reading them as pure ones is plain.
 
-Most writes in real models are plain: ``relu_`` on a fresh result, ``copy_`` onto a cloned buffer. Whoever reads the
-tensor later gets the new value. Where a view of the tensor exists already, a write shows through it, and the graph
-must go through PyTorch's functionalization, which traces it a second time.
+Most writes in real models are plain: ``relu_`` on a fresh result, ``copy_`` onto a cloned buffer. Whoever reads
+the tensor later gets the new value. Where a view of the tensor exists already, a write shows through it, and
+the graph must go through PyTorch's functionalization, which traces it a second time.
 """
 
 from __future__ import annotations

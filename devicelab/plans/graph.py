@@ -1,19 +1,19 @@
 """A traced step as a small graph of ATen operators, in which sizes may depend on the batch.
 
-The graph is pure: no operator changes its inputs, every value is made once. It is what the clean-up rewrites and
-what the ONNX and TorchScript writers read.
+The graph is pure: no operator changes its inputs, every value is made once. It is what the clean-up rewrites
+and what the ONNX and TorchScript writers read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Arg", "BatchTerm", "Graph", "Node", "Value", "map_arg", "values_in"]
+__all__ = ["Arg", "BatchTerm", "Graph", "Node", "Value", "broadcast", "map_arg", "values_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class BatchTerm:
 
     def at(self, batch: int) -> int | float:
         """Its value for so many examples."""
-        return self.factor * batch**self.power + self.offset
+        scale: int | float = batch**self.power
+        return self.factor * scale + self.offset
 
     @property
     def integral(self) -> bool:
@@ -159,14 +160,15 @@ def values_in(arg: Arg) -> Iterator[Value]:
             yield from values_in(item)
 
 
-def numel(shape: Iterable[Size]) -> Size | None:
-    """The product of sizes, or None where it is no single batch term."""
-    factor, power = 1, 0
-    for size in shape:
-        if isinstance(size, BatchTerm):
-            if size.offset or not isinstance(size.factor, int):
+def broadcast(shapes: list[tuple[Size, ...]]) -> tuple[Size, ...] | None:
+    """The shape that these broadcast to, or None if they do not."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Size] = [1] * rank
+    for shape in shapes:
+        for n, size in enumerate(shape, start=rank - len(shape)):
+            if size == 1 or size == result[n]:
+                continue
+            if result[n] != 1:
                 return None
-            factor, power = factor * size.factor, power + size.power
-        else:
-            factor *= size
-    return BatchTerm(factor, power) if power else factor
+            result[n] = size
+    return tuple(result)

@@ -1,4 +1,4 @@
-"""The optimizers a plan can carry: the update as plain tensor arithmetic, and PyTorch's own to check it against.
+"""The optimizers a plan can carry: the update as plain tensor arithmetic, and PyTorch's own to check against.
 
 Each ``update`` repeats the operations of the single-tensor path of its ``torch.optim`` namesake in the same
 order, so that one step agrees to the last bits. State begins as zeros, whatever the optimizer.

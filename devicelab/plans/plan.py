@@ -97,14 +97,15 @@ class TrainingPlan(ABC):
         if not batch:
             raise PlanError(f"plan {self.label}: the example batch is empty")
         lengths: set[int] = set()
-        for name, tensor in batch.items():
+        entries: dict[str, object] = dict(batch)
+        for name, tensor in entries.items():
             if not isinstance(tensor, Tensor) or tensor.dim() == 0:
                 raise PlanError(f"plan {self.label}: {name!r} in the example batch is no tensor of examples")
             lengths.add(tensor.shape[0])
         if len(lengths) != 1 or 0 in lengths:
             raise PlanError(
-                f"plan {self.label}: the tensors of the example batch hold {sorted(lengths)} examples; they must "
-                "agree, and be at least one"
+                f"plan {self.label}: the tensors of the example batch hold {sorted(lengths)} examples; they "
+                "must agree, and be at least one"
             )
         return {name: tensor.detach() for name, tensor in batch.items()}
 

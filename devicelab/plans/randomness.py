@@ -1,12 +1,14 @@
 """Random numbers that are the same bits in PyTorch, ONNX Runtime and TorchScript.
 
-ONNX's random operators ignore their seeds on some engines and differ on all, so a plan computes its own: a number is
-a hash of the seed, the step, which draw in the step it is, and its row and column (the last dimension).
+ONNX's random operators ignore their seeds on some engines and differ on all, so a plan computes its own: a
+number is a hash of the seed, the step, which draw in the step it is, and its row and column (the last
+dimension).
 
-Rows and columns are hashed with care: x -> x**5 is a permutation of the integers modulo the prime 2**31 - 1 (5 is
-coprime to 2**31 - 2), computed in 64 bits without overflow. The many numbers where they cross are cheap: row·column +
-shift modulo 2**32, of which the high bits count (multiply-shift hashing, Dietzfelbinger et al. 1997: numbers in the
-same row or column are pairwise independent). It is meant for dropout, not for cryptography.
+Rows and columns are hashed with care: x -> x**5 is a permutation of the integers modulo the prime 2**31 - 1 (5
+is coprime to 2**31 - 2), computed in 64 bits without overflow. The many numbers where they cross are cheap:
+row·column + shift modulo 2**32, of which the high bits count (multiply-shift hashing, Dietzfelbinger et al.
+1997: numbers in the same row or column are pairwise independent). It is meant for dropout, not for
+cryptography.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def plain_attention() -> AbstractContextManager[None]:
     return manager
 
 
-class SeededRandom(TorchDispatchMode):
+class SeededRandom(TorchDispatchMode):  # type: ignore[no-untyped-call] # its __init_subclass__ has no annotations
     """While active, every random operator draws from :func:`uniform` or :func:`chance`.
 
     Args:
@@ -93,7 +95,7 @@ class SeededRandom(TorchDispatchMode):
     """
 
     def __init__(self, seed: Tensor, step: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # PyTorch does not annotate it
         self._seed = seed
         self._step = step
         self._draws = 0

@@ -17,7 +17,7 @@ from devicelab.plans.signature import METADATA_KEY, Input, Output, Signature
 
 __all__ = ["Plan", "read_plan", "read_plan_bytes"]
 
-_DTYPE_NAMES: Final = {
+_DTYPE_NAMES: Final[dict[int, str]] = {
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
     TensorProto.INT64: "int64",
@@ -135,8 +135,9 @@ def _check_tensors(
         raise PlanError(
             f"its signature and graph name other {what}s: {'; '.join(parts) or 'the order differs'}"
         )
-    for value, description in zip(found, described, strict=True):
-        _check_tensor(what, value, description)
+    by_name: dict[str, Input | Output] = {d.name: d for d in described}
+    for value in found:
+        _check_tensor(what, value, by_name[value.name])
 
 
 def _check_tensor(what: str, value: onnx.ValueInfoProto, description: Input | Output) -> None:
@@ -167,15 +168,16 @@ def _check_inference(model: onnx.ModelProto, signature: Signature) -> None:
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:300]
         raise PlanError(f"the shapes in its graph contradict each other: {reason}") from error
-    for value, output in zip(inferred.graph.output, signature.outputs, strict=True):
+    for value, described in zip(inferred.graph.output, signature.outputs, strict=True):
         tensor = value.type.tensor_type
         if not tensor.HasField("shape"):
             continue
         shape = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-        fits = len(shape) == len(output.shape) and all(
-            a is None or a == b for a, b in zip(shape, output.shape, strict=True)
+        fits = len(shape) == len(described.shape) and all(
+            a is None or a == b for a, b in zip(shape, described.shape, strict=True)
         )
         if not fits:
             raise PlanError(
-                f"output {output.name!r} comes out as {shape}, but the signature says {list(output.shape)}"
+                f"output {described.name!r} comes out as {shape}, but the signature says "
+                f"{list(described.shape)}"
             )

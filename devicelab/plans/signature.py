@@ -1,11 +1,13 @@
 """The signature: what each input and output of a plan is for, written into the plan's own file as JSON.
 
-A plan is an ordinary ONNX (or TorchScript) file. Its metadata entry ``devicelab.signature`` says which inputs are
-parameters, which are data, and which output replaces which input, so that a runner needs nothing but the file::
+A plan is an ordinary ONNX (or TorchScript) file. Its metadata entry ``devicelab.signature`` says which inputs
+are parameters, which are data, and which output replaces which input, so that a runner needs nothing but the
+file::
 
     {"version": 1, "name": "mf", "kind": "train", "batch": null,
      "inputs":  [{"name": "param/user.weight", "role": "private", "dtype": "float32", "shape": [943, 32]},
-                 {"name": "data/item", "role": "data", "dtype": "int64", "shape": ["batch"], "range": [0, 1681]},
+                 {"name": "data/item", "role": "data", "dtype": "int64", "shape": ["batch"],
+                  "range": [0, 1681]},
                  {"name": "hyper/lr", "role": "hyper", "dtype": "float32", "shape": [], "default": 0.05}],
      "outputs": [{"name": "loss", "role": "loss", "dtype": "float32", "shape": []},
                  {"name": "new/param/user.weight", "role": "private", "dtype": "float32", "shape": [943, 32],
@@ -275,7 +277,8 @@ def _check_output(o: Output, whole: Signature) -> None:
         assert target is not None
         _require(
             target.role is o.role,
-            f"output {o.name!r} is a {o.role.value}, but {o.replaces!r}, which it replaces, is a {target.role.value}",
+            f"output {o.name!r} is a {o.role.value}, but {o.replaces!r}, which it replaces, is a "
+            f"{target.role.value}",
         )
         _require(
             (o.dtype, o.shape) == (target.dtype, target.shape),

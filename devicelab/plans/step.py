@@ -128,8 +128,8 @@ class Step(ABC):
 class _Objective(nn.Module):
     """The plan's loss and metrics as a module's forward, so that functional_call can swap the model's tensors.
 
-    The metrics mostly call the model just as the loss did; such a call is answered with what the loss got, so that
-    the forward pass is traced and computed once.
+    The metrics mostly call the model just as the loss did; such a call is answered with what the loss got, so
+    that the forward pass is traced and computed once.
     """
 
     def __init__(self, plan: TrainingPlan, model: nn.Module) -> None:
@@ -193,11 +193,12 @@ def _call(objective: _Objective, tensors: Mapping[str, Tensor], batch: Batch, wa
 
 def _metric_outputs(plan: TrainingPlan, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensors:
     outputs = {}
-    for name, pair in found.items():
+    entries: Mapping[str, tuple[object, object]] = found
+    for name, pair in entries.items():
         if "/" in name or not name:
             raise PlanError(f"plan {plan.label}: {name!r} is no name for a metric")
         for part, value in zip(("sum", "count"), pair, strict=True):
-            scalar = value if isinstance(value, Tensor) else torch.full((), float(value))
+            scalar = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float32)
             if scalar.dim() != 0:
                 raise PlanError(
                     f"plan {plan.label}: the {part} of metric {name!r} has the shape {list(scalar.shape)}, it "
@@ -266,7 +267,7 @@ class _Training(Step):
         loss = _call(objective, {**parameters, **leaves, **buffers}, batch, "loss")
         if not loss.requires_grad:
             raise PlanError(f"plan {self.plan.label}: the loss does not depend on any trainable parameter")
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return loss, {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
 
     def _clipped(

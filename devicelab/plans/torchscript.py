@@ -1,7 +1,7 @@
-"""TorchScript: a traced step as a script module, and any script of a training step as a plan.
+"""A traced step as a TorchScript module.
 
-The script is generated from the same clean graph as the ONNX file, as source text of ATen calls. Sizes that follow
-the batch are computed from the first data tensor's size, so the script takes any batch, unlike what
+The script is generated from the same clean graph as the ONNX file, as source text of ATen calls. Sizes that
+follow the batch are computed from the first data tensor's size, so the script takes any batch, unlike what
 ``torch.jit.trace`` makes.
 """
 
@@ -11,10 +11,9 @@ import io
 import json
 import math
 import warnings
-from typing import Any, Final
+from typing import Final
 
 import torch
-
 
 from devicelab.errors import PlanError
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Value
@@ -38,13 +37,12 @@ _SCALAR_TYPES: Final[dict[torch.dtype, int]] = {
 _SCRIPT_NAMES: Final = {"view": "reshape", "_unsafe_view": "reshape", "view_copy": "reshape"}
 
 
-def torchscript_step(traced: Any, signature: Signature) -> torch.jit.ScriptModule:  # noqa: ANN401 - a TracedPlan, whose module imports this one
+def torchscript_step(graph: Graph, signature: Signature) -> torch.jit.ScriptModule:
     """A script module whose forward takes the signature's inputs and returns its outputs as a list.
 
     Raises:
         PlanError: TorchScript does not take the graph.
     """
-    graph: Graph = traced.graph
     # A class of its own: TorchScript keeps one compiled type a class, and every plan is another.
     module: torch.jit.ScriptModule = type("PlanStep", (torch.jit.ScriptModule,), {})()
     for name, (_, tensor) in graph.constants.items():
@@ -73,8 +71,7 @@ def _identifier(name: str) -> str:
 def _source(graph: Graph) -> str:
     arguments = ", ".join(f"{_identifier(v.name)}: Tensor" for v in graph.inputs)
     lines = [f"def forward(self, {arguments}) -> List[Tensor]:"]
-    for name in graph.constants:
-        lines.append(f"    {_identifier(name)} = self.{_identifier(name)}")
+    lines += [f"    {_identifier(name)} = self.{_identifier(name)}" for name in graph.constants]
     batch = next(((v, d) for v in graph.inputs for d, s in enumerate(v.shape) if s == BatchTerm(1, 1)), None)
     if batch is not None:
         lines.append(f"    batch = {_identifier(batch[0].name)}.size({batch[1]})")
@@ -96,25 +93,29 @@ def _source(graph: Graph) -> str:
 
 
 def _text(arg: Arg) -> str:
-    if isinstance(arg, Value):
-        return _identifier(arg.name)
-    if isinstance(arg, BatchTerm):
-        return _term_text(arg)
-    if isinstance(arg, torch.dtype):
-        return str(_SCALAR_TYPES[arg])
-    if isinstance(arg, list | tuple):
-        return f"[{', '.join(_text(item) for item in arg)}]"
-    if isinstance(arg, float) and not math.isfinite(arg):
-        return f"float('{arg}')"
-    if isinstance(arg, torch.device):
-        return 'torch.device("cpu")'
-    if isinstance(arg, torch.layout):
-        return "0"
-    if isinstance(arg, torch.memory_format):
-        return "None"
-    if isinstance(arg, str):
-        return json.dumps(arg)
-    return repr(arg)
+    """An argument as TorchScript source."""
+    match arg:
+        case Value():
+            text = _identifier(arg.name)
+        case BatchTerm():
+            text = _term_text(arg)
+        case torch.dtype():
+            text = str(_SCALAR_TYPES[arg])
+        case torch.device():
+            text = 'torch.device("cpu")'
+        case torch.layout():
+            text = "0"  # strided
+        case torch.memory_format():
+            text = "None"
+        case list() | tuple():
+            text = f"[{', '.join(_text(item) for item in arg)}]"
+        case float() if not math.isfinite(arg):
+            text = f"float('{arg}')"
+        case str():
+            text = json.dumps(arg)
+        case _:
+            text = repr(arg)
+    return text
 
 
 def _term_text(term: BatchTerm) -> str:
@@ -122,5 +123,3 @@ def _term_text(term: BatchTerm) -> str:
         return f"({term.factor!r} / {' * '.join(['float(batch)'] * -term.power)})"
     factors = " * ".join([repr(term.factor), *["batch"] * term.power])
     return f"({factors} + {term.offset})" if term.offset else f"({factors})"
-
-

@@ -1,9 +1,10 @@
 """From a pure function to a :class:`Graph` whose sizes follow the batch.
 
 The function is traced twice, at two batch sizes, with fake tensors (no arithmetic is done). Wherever the two
-graphs hold different numbers, the number depends on the batch, and the pair says how: 11 and 13 is B, 220 and 260
-is 20·B, 1/11 and 1/13 is 1/B. Unlike symbolic shapes this cannot mistake a layer's width for the batch that happens
-to be as large, and takes a tenth of the time. A graph that is not the same at both sizes has a fixed batch.
+graphs hold different numbers, the number depends on the batch, and the pair says how: 11 and 13 is B, 220 and
+260 is 20·B, 1/11 and 1/13 is 1/B. Unlike symbolic shapes this cannot mistake a layer's width for the batch that
+happens to be as large, and takes a tenth of the time. A graph that is not the same at both sizes has a fixed
+batch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -74,14 +76,14 @@ def _batch_error(reason: str) -> PlanError:
     )
 
 
-class _Provenance(TorchDispatchMode):
+class _Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call] # its __init_subclass__ has no annotations
     """Writes on each traced node which line of the user's code it comes from.
 
     A backward node gets the line of the forward operator it belongs to, by autograd's sequence number.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # PyTorch does not annotate it
         self._lines: dict[int, str] = {}
 
     def __torch_dispatch__(
@@ -91,13 +93,13 @@ class _Provenance(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the operator returns
-        node = torch._C._current_autograd_node()
+        node: torch.autograd.graph.Node | None = torch._C._current_autograd_node()
         if node is not None:
             line = self._lines.get(node._sequence_nr())
         else:
             line = _user_line()
             if line is not None:
-                self._lines[torch.autograd._get_sequence_nr() - 1] = line
+                self._lines[torch._C._autograd._get_sequence_nr() - 1] = line
         try:
             result = func(*args, **(kwargs or {}))
         except (RuntimeError, NotImplementedError) as error:
@@ -119,15 +121,16 @@ def _label_new_nodes(line: str | None) -> None:
 
 def _user_line() -> str | None:
     """The innermost frame that is neither PyTorch's nor ours."""
-    frame = sys._getframe(2)
-    while True:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
         name = frame.f_code.co_filename
         ours = name.startswith(_HERE) and not name.startswith(_ZOO)
         if not ours and not name.startswith((_TORCH, "<")) and not name.endswith("contextlib.py"):
             return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
-        if name == _STEP or frame.f_back is None:  # our own arithmetic: the update, the clipping
+        if name == _STEP:  # our own arithmetic: the update, the clipping
             return None
         frame = frame.f_back
+    return None
 
 
 @contextmanager
@@ -148,7 +151,7 @@ def _plain_operators() -> Iterator[None]:
 def _trace_once(function: Callable[..., Sequence[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
     def located(*tensors: Tensor) -> Sequence[Tensor]:
         with _Provenance():
-            return function(*tensors)
+            return list(function(*tensors))
 
     try:
         with _plain_operators():
@@ -306,11 +309,23 @@ class _Unifier:
         if op in _TRANSPARENT:
             self._values[node] = args[0]
             return
-        results = [n.meta.get("val") for n in nodes]
         made = Node(op, args, kwargs, [], node.meta.get("where"))
+        made.outputs = self._results(nodes, made)
+        self._graph.nodes.append(made)
+        if pure is not None:  # from here on, whoever reads the changed tensor reads the new one
+            changed = node.args[0]
+            assert isinstance(changed, fx.Node)
+            owner = self._owners.get(changed, changed)
+            self._owners[node] = owner
+            for alias in [owner, *(n for n, o in self._owners.items() if o is owner)]:
+                self._values[alias] = made.output
+
+    def _results(self, nodes: tuple[fx.Node, ...], made: Node) -> list[Value]:
+        node = nodes[0]
+        results = [n.meta.get("val") for n in nodes]
         if isinstance(results[0], list | tuple):
             outputs = []
-            for position, parts in enumerate(zip(*results, strict=True)):  # type: ignore[arg-type] # all of one kind
+            for position, parts in enumerate(zip(*results, strict=True)):
                 if isinstance(parts[0], Tensor):
                     outputs.append(self._value(nodes, list(parts), f"_{position}"))
                 else:  # an operator may leave out a result (a mask says so)
@@ -321,18 +336,10 @@ class _Unifier:
             self._values[node] = outputs[0]
         else:
             where = f" at {made.where}" if made.where else ""
-            raise PlanError(f"the operator {op}{where} yields {type(results[0]).__name__}, not a tensor")
+            raise PlanError(f"the operator {made.op}{where} yields {type(results[0]).__name__}, not a tensor")
         for output in outputs:
             output.node = made
-        made.outputs = outputs
-        self._graph.nodes.append(made)
-        if pure is not None:  # from here on, whoever reads the changed tensor reads the new one
-            changed = node.args[0]
-            assert isinstance(changed, fx.Node)
-            owner = self._owners.get(changed, changed)
-            self._owners[node] = owner
-            for alias in [owner, *(n for n, o in self._owners.items() if o is owner)]:
-                self._values[alias] = outputs[0]
+        return outputs
 
     def _argument(self, items: list[Any], nodes: tuple[fx.Node, ...]) -> Arg:
         first = items[0]

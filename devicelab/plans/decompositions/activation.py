@@ -1,7 +1,7 @@
 """Gradients of activations with a kink, as products with a mask.
 
-PyTorch's own use ``where``, which ONNX Runtime runs ten times slower than a product. For finite gradients the two
-are equal (a zero may have another sign).
+PyTorch's own use ``where``, which ONNX Runtime runs ten times slower than a product. For finite gradients the
+two are equal (a zero may have another sign).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def leaky_relu_backward(
     grad: Tensor,
     x: Tensor,
     negative_slope: float,
-    self_is_result: bool,  # noqa: FBT001 - aten's schema
+    self_is_result: bool,
 ) -> Tensor:
     """Gradient of leaky ReLU: all of it above zero, a part below."""
     del self_is_result  # the sign is the same

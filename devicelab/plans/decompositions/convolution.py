@@ -1,13 +1,14 @@
 """Gradients of convolutions as convolutions.
 
-Source: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning": the gradient with respect to
-the input is the transposed convolution with the same weights; the gradient with respect to the weights is the
-correlation of the input with the output's gradient, stride and dilation changing places.
+Source: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning": the gradient with respect
+to the input is the transposed convolution with the same weights; the gradient with respect to the weights is
+the correlation of the input with the output's gradient, stride and dilation changing places.
 
-That correlation is itself a convolution whose kernel is as large as the picture, for which engines are not made. Three
-other ways to write it are faster in ONNX Runtime (32 examples, one thread, ms): a pointwise layer's is a batch of
-matrix products (0.3 instead of 2.4); a depthwise layer's is, for each weight, a shifted product summed up (1.6 instead
-of 2.1); and that of small kernels is a product with the unfolded input (1.0 instead of 1.8, LeNet's first layer).
+That correlation is itself a convolution whose kernel is as large as the picture, for which engines are not
+made. Three other ways to write it are faster in ONNX Runtime (32 examples, one thread, ms): a pointwise layer's
+is a batch of matrix products (0.3 instead of 2.4); a depthwise layer's is, for each weight, a shifted product
+summed up (1.6 instead of 2.1); and that of small kernels is a product with the unfolded input (1.0 instead of
+1.8, LeNet's first layer).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def convolution_backward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    transposed: bool,  # noqa: FBT001 - aten's schema
+    transposed: bool,
     output_padding: Sequence[int],
     groups: int,
     mask: Sequence[bool],
@@ -126,7 +127,15 @@ def _by_convolution(
         split = x.reshape(x.shape[0], groups, channels // groups, *x.shape[2:])
         swapped = split.permute(2, 1, 0, *range(3, x.dim() + 1)).reshape(channels // groups, -1, *x.shape[2:])
     by_channel = aten.convolution(
-        swapped, grad.transpose(0, 1), None, d, p, s, transposed=False, output_padding=[0] * len(s), groups=groups
+        swapped,
+        grad.transpose(0, 1),
+        None,
+        d,
+        p,
+        s,
+        transposed=False,
+        output_padding=[0] * len(s),
+        groups=groups,
     )
     for n in range(len(s)):  # rows of x that no window reached
         by_channel = by_channel.narrow(2 + n, 0, weight.shape[2 + n])

@@ -15,12 +15,12 @@ def embedding_dense_backward(
     indices: Tensor,
     num_weights: int,
     padding_idx: int,
-    scale_grad_by_freq: bool,  # noqa: FBT001 - aten's schema
+    scale_grad_by_freq: bool,
 ) -> Tensor:
     """Gradient of the table [num_weights, width]; ``grad`` is [*indices.shape, width].
 
-    Written as one accumulating index_put into zeros, which the clean-up turns into a scatter into the table itself
-    where the optimizer allows it.
+    Written as one accumulating index_put into zeros, which the clean-up turns into a scatter into the table
+    itself where the optimizer allows it.
     """
     if scale_grad_by_freq:
         raise PlanError("embeddings with scale_grad_by_freq cannot be exported", hint="leave that option out")

@@ -28,11 +28,13 @@ def batch_norm(
     bias: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    training: bool,  # noqa: FBT001 - aten's schema
+    training: bool,
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalized tensor, the batch's mean and 1/std; in training the running statistics are changed in place.
+    """The normalized tensor, the batch's mean and 1/std.
+
+    In training the running statistics are changed in place.
 
     Shapes: ``x`` [N, C, …], all others [C].
     """
@@ -61,13 +63,13 @@ def batch_norm_no_stats(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    training: bool,  # noqa: FBT001 - aten's schema
+    training: bool,
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for a layer without running statistics."""
     assert training
-    return batch_norm(x, weight, bias, None, None, True, momentum, eps)  # noqa: FBT003 - aten's schema
+    return batch_norm(x, weight, bias, None, None, True, momentum, eps)
 
 
 def batch_norm_no_training(
@@ -80,7 +82,7 @@ def batch_norm_no_training(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same with fixed statistics."""
-    return batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)  # noqa: FBT003 - aten's schema
+    return batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)
 
 
 def batch_norm_backward(
@@ -91,7 +93,7 @@ def batch_norm_backward(
     running_var: Tensor | None,
     mean: Tensor | None,
     rstd: Tensor | None,
-    train: bool,  # noqa: FBT001 - aten's schema
+    train: bool,
     eps: float,
     mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -40,8 +40,8 @@ def avg_pool2d_backward(
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
-    ceil_mode: bool,  # noqa: FBT001 - aten's schema
-    count_include_pad: bool,  # noqa: FBT001 - aten's schema
+    ceil_mode: bool,
+    count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
     """Gradient of the pooled tensor; shapes ``x`` [N, C, H, W], ``grad`` [N, C, h, w]."""
@@ -70,14 +70,14 @@ def max_pool2d_backward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    ceil_mode: bool,  # noqa: FBT001 - aten's schema
+    ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
     """Gradient of the pooled tensor; ``indices`` [N, C, h, w] are the winners' places in their plane.
 
-    ONNX Runtime's pooling is seventeen times slower where it must say who won. Where every number is in one window,
-    the winners are found without that: those equal to their window's maximum, and of equals the first, which is
-    PyTorch's rule.
+    ONNX Runtime's pooling is seventeen times slower where it must say who won. Where every number is in one
+    window, the winners are found without that: those equal to their window's maximum, and of equals the first,
+    which is PyTorch's rule.
     """
     kernel = _pair(kernel_size)
     steps, pad = _pair(stride, kernel), _pair(padding)

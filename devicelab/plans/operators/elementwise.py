@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 import torch
 
@@ -155,19 +156,20 @@ def _pow(w: Writer, c: Call) -> str:
     base, exponent = c.node.args[:2]
     dtype = c.output.dtype
     name = w.operand(base, dtype)
-    if exponent == 1:
-        return name
-    if exponent == 2:  # as ATen does it, and ten times faster than Pow
-        return w.one("Mul", name, name)
-    if exponent == 3:
-        return w.one("Mul", w.one("Mul", name, name), name)
-    if exponent == 0.5:
-        return w.one("Sqrt", name)
-    if exponent == -1:
-        return w.one("Reciprocal", name)
-    if exponent == -0.5:
-        return w.one("Reciprocal", w.one("Sqrt", name))
+    if isinstance(exponent, int | float) and exponent in _POWERS:
+        return _POWERS[exponent](w, name)
     return w.one("Pow", name, w.operand(exponent, dtype))
+
+
+# As ATen does these, and ten times faster than Pow.
+_POWERS: Final[dict[float, Callable[[Writer, str], str]]] = {
+    1: lambda _, x: x,
+    2: lambda w, x: w.one("Mul", x, x),
+    3: lambda w, x: w.one("Mul", w.one("Mul", x, x), x),
+    0.5: lambda w, x: w.one("Sqrt", x),
+    -1: lambda w, x: w.one("Reciprocal", x),
+    -0.5: lambda w, x: w.one("Reciprocal", w.one("Sqrt", x)),
+}
 
 
 def _rsqrt(w: Writer, c: Call) -> str:
@@ -296,7 +298,8 @@ def _atan2(w: Writer, c: Call) -> str:
 
 _UNARY = {
     "abs": "Abs", "acos": "Acos", "acosh": "Acosh", "asin": "Asin", "asinh": "Asinh", "atan": "Atan",
-    "atanh": "Atanh", "ceil": "Ceil", "cos": "Cos", "cosh": "Cosh", "erf": "Erf", "exp": "Exp", "floor": "Floor",
+    "atanh": "Atanh", "ceil": "Ceil", "cos": "Cos", "cosh": "Cosh", "erf": "Erf", "exp": "Exp",
+    "floor": "Floor",
     "log": "Log", "neg": "Neg", "reciprocal": "Reciprocal", "relu": "Relu", "round": "Round",
     "sigmoid": "Sigmoid", "sin": "Sin", "sinh": "Sinh", "sqrt": "Sqrt", "tan": "Tan", "tanh": "Tanh",
 }  # fmt: skip

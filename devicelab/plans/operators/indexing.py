@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from devicelab.plans.graph import Value
+from devicelab.plans.graph import Value, broadcast
 from devicelab.plans.writer import Call, Translator, Writer, operator_error
 
 __all__ = ["TRANSLATORS"]
@@ -28,7 +28,7 @@ def _gather(w: Writer, c: Call) -> str:
     return w.one("GatherElements", w.name(source), w.name(c.value("index")), axis=axis)
 
 
-def _given(w: Writer, c: Call) -> list[tuple[int, Value]]:
+def _given(c: Call) -> list[tuple[int, Value]]:
     """The dimensions that are indexed, with what indexes them."""
     found = [(n, v) for n, v in enumerate(c["indices"]) if v is not None]
     if any(value.dtype in (torch.bool, torch.uint8) for _, value in found):
@@ -55,7 +55,7 @@ def _tuples(w: Writer, found: list[tuple[int, Value]]) -> str:
 
 def _index(w: Writer, c: Call) -> str:
     source = c.value("self")
-    found = _given(w, c)
+    found = _given(c)
     first = found[0][0]
     if len(found) == 1:
         index = w.operand(found[0][1], torch.int64)
@@ -67,35 +67,19 @@ def _index(w: Writer, c: Call) -> str:
 
 def _index_put(w: Writer, c: Call) -> str:
     source, values = c.value("self"), c.value("values")
-    found = _given(w, c)
+    found = _given(c)
     if found[0][0] != 0:
         raise operator_error(c.node, "it assigns to an index that is not in the first dimension")
     indices = _tuples(w, found)
-    shape = list(torch.broadcast_shapes(*(_probe(v) for _, v in found)))
-    lead = [_unprobe(size, found) for size in shape]
+    lead = broadcast([value.shape for _, value in found])
+    if lead is None:
+        raise operator_error(c.node, "its indices do not fit each other")
     wanted = (*lead, *source.shape[len(found) :])
     name = w.operand(values, source.dtype)
     if values.shape != wanted:
         name = w.one("Expand", name, w.sizes(wanted))
     reduction = "add" if c["accumulate"] else None
     return w.one("ScatterND", w.name(source), indices, name, reduction=reduction)
-
-
-_PROBE = 1 << 20  # stands for a size that depends on the batch while shapes are broadcast
-
-
-def _probe(value: Value) -> tuple[int, ...]:
-    return tuple(
-        size if isinstance(size, int) else _PROBE * int(size.factor) + size.power for size in value.shape
-    )
-
-
-def _unprobe(size: int, found: list[tuple[int, Value]]) -> object:
-    for _, value in found:
-        for probe, original in zip(_probe(value), value.shape, strict=True):
-            if probe == size:
-                return original
-    return size
 
 
 def _scatter(reduction: str | None) -> Translator:

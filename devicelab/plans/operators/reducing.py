@@ -78,7 +78,7 @@ def _arg(op: str) -> Translator:
 
 
 def _extreme_dim(op: str, argument: str) -> Translator:
-    """max and min along a dimension, with where they are."""
+    """Max and min along a dimension, with where they are."""
 
     def translate(w: Writer, c: Call) -> Sequence[str]:
         source = c.value("self")

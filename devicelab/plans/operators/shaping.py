@@ -62,7 +62,7 @@ def _bound(w: Writer, number: Arg) -> str:
     return w.ints(max(min(int(number), _TO_END), -_TO_END))
 
 
-def _slice_of(w: Writer, name: str, dim: int, start: Arg, end: Arg, step: int = 1) -> str:
+def _slice_of(w: Writer, name: str, dim: int, start: Arg, end: Arg, *, step: int = 1) -> str:
     return w.one("Slice", name, _bound(w, start), _bound(w, end), w.ints(dim), w.ints(step))
 
 
@@ -73,7 +73,7 @@ def _slice(w: Writer, c: Call) -> str:
     dim = c.dimension("dim", source.rank)
     start = 0 if c["start"] is None else c["start"]
     end = _TO_END if c["end"] is None else c["end"]
-    return _slice_of(w, w.name(source), dim, start, end, int(c.number("step")))
+    return _slice_of(w, w.name(source), dim, start, end, step=int(c.number("step")))
 
 
 def _select(w: Writer, c: Call) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import Tensor, nn
 
 from devicelab.plans.optimizers import SGD, Optimizer
@@ -28,8 +28,9 @@ class _Factors(nn.Module):
         self.mean = nn.Parameter(torch.tensor(3.5))
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        affinity = (self.user(user) * self.item(item)).sum(-1)
-        return affinity + self.user_bias(user)[:, 0] + self.item_bias(item)[:, 0] + self.mean
+        affinity: Tensor = (self.user(user) * self.item(item)).sum(-1)
+        biases: Tensor = self.user_bias(user)[:, 0] + self.item_bias(item)[:, 0]
+        return affinity + biases + self.mean
 
 
 class _Interactions(TrainingPlan):
@@ -52,7 +53,10 @@ class _Interactions(TrainingPlan):
 
 
 class MatrixFactorization(_Interactions):
-    """Biased matrix factorization of ratings (Koren, Bell & Volinsky 2009). A user's own factors stay at home."""
+    """Biased matrix factorization of ratings (Koren, Bell & Volinsky 2009).
+
+    A user's own factors stay at home.
+    """
 
     name = "mf"
     private = ("user.*", "user_bias.*")
