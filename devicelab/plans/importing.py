@@ -118,7 +118,7 @@ def _load(data: bytes) -> tuple[torch.jit.ScriptModule, Signature | None]:
 
 def _call(module: torch.jit.ScriptModule, arguments: list[Tensor]) -> list[Tensor]:
     # Optimized, the second run of a script is another program than the first.
-    with torch.jit._fuser.optimized_execution(should_optimize=False):  # type: ignore[no-untyped-call] # PyTorch does not annotate it
+    with torch.jit._fuser.optimized_execution(should_optimize=False):
         results: object = module(*arguments)
     results = [results] if isinstance(results, Tensor) else results
     if not isinstance(results, list | tuple) or not all(isinstance(r, Tensor) for r in results):
@@ -208,7 +208,7 @@ def _nudged(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _sensitivity(truth: Mapping[str, Array], nudged: list[Tensor]) -> dict[str, float]:
-    """How far each result moves when the inputs move by their last bit, with a margin: no plan can do better."""
+    """How far results move when the inputs move by their last bit, with a margin: no plan can do better."""
     limits = {}
     for (name, right), moved in zip(truth.items(), nudged, strict=True):
         if right.size and np.issubdtype(right.dtype, np.floating):

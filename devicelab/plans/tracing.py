@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -124,8 +125,7 @@ def _user_line() -> str | None:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
-        ours = name.startswith(_HERE) and not name.startswith(_ZOO)
-        if not ours and not name.startswith((_TORCH, "<")) and not name.endswith("contextlib.py"):
+        if _is_users(name):
             return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
         if name == _STEP:  # our own arithmetic: the update, the clipping
             return None
@@ -137,14 +137,16 @@ def _user_line() -> str | None:
 def _plain_operators() -> Iterator[None]:
     """Have PyTorch choose operators that every engine knows: no fused attention, no oneDNN, no fast paths."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch._C._get_mkldnn_enabled()  # its public twin warns about TF32 on Intel's graphics cards
     with ExitStack() as stack:
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(plain_attention())
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        torch._C._set_mkldnn_enabled(False)  # noqa: FBT003 - PyTorch's signature
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
+            torch._C._set_mkldnn_enabled(onednn)
             torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
@@ -178,10 +180,22 @@ def _trace_error(error: Exception) -> PlanError:
                 operator_name = text.split(" ", 1)[1]
             elif text.startswith("devicelab-line ") and not line:
                 line = text.split(" ", 1)[1]
+    line = line or _raised_at(error)
     reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     where = f" at {line}" if line else ""
-    what = f"the operator {operator_name}{where} " if operator_name else "the model "
+    what = f"the operator {operator_name}{where} " if operator_name else f"the model{where} "
     return PlanError(f"{what}cannot be traced: {reason}", hint=_hint(error))
+
+
+def _raised_at(error: Exception) -> str:
+    """The innermost line of the user's code that an error passed through."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users(f.filename)]
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
+def _is_users(name: str) -> bool:
+    ours = name.startswith(_HERE) and not name.startswith(_ZOO)
+    return not ours and not name.startswith((_TORCH, "<")) and not name.endswith("contextlib.py")
 
 
 def _hint(error: Exception) -> str | None:

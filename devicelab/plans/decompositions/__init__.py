@@ -69,5 +69,13 @@ def decomposition_table() -> Mapping[Any, Callable[..., Any]]:
     for op in _KEPT:
         table.pop(op, None)
     table.update(_OURS)
-    table.update(get_decompositions([aten.native_dropout_backward.default]))
+    table.update(
+        get_decompositions(
+            [
+                aten.native_dropout_backward.default,
+                aten.native_group_norm.default,
+                aten.native_group_norm_backward.default,
+            ]
+        )
+    )
     return table

@@ -36,6 +36,12 @@ def _arange(w: Writer, c: Call) -> str:
     return w.one("Range", *(w.scalar(number, dtype) for number in (start, end, step)))
 
 
+def _triangle_indices(w: Writer, c: Call) -> str:
+    make = torch.triu_indices if "triu" in c.node.op else torch.tril_indices
+    row, col, offset = (int(c.number(name)) for name in ("row", "col", "offset"))
+    return w.constant(make(row, col, offset, dtype=c.output.dtype).numpy())
+
+
 TRANSLATORS: dict[str, Translator] = {
     "aten.full.default": _filled,
     "aten.full_like.default": _filled,
@@ -51,6 +57,8 @@ TRANSLATORS: dict[str, Translator] = {
     "aten.new_empty.default": _constant_fill(0),
     "aten.empty_permuted.default": _constant_fill(0),
     "aten.scalar_tensor.default": _scalar_tensor,
+    "aten.triu_indices.default": _triangle_indices,
+    "aten.tril_indices.default": _triangle_indices,
     "aten.arange.default": _arange,
     "aten.arange.start": _arange,
     "aten.arange.start_step": _arange,

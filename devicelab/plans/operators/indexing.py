@@ -60,26 +60,45 @@ def _index(w: Writer, c: Call) -> str:
     if len(found) == 1:
         index = w.operand(found[0][1], torch.int64)
         return w.one("Gather", w.name(source), index, axis=first)
-    if first == 0:
-        return w.one("GatherND", w.name(source), _tuples(w, found))
-    raise operator_error(c.node, "it indexes several dimensions, but not the first")
+    gathered = w.one("GatherND", _indexed_first(w, source, found), _tuples(w, found))
+    # PyTorch puts the result's dimensions where the first indexed one was.
+    rank = max(value.rank for _, value in found)
+    order = [rank + n for n in range(first)] + list(range(rank))
+    order += [rank + n for n in range(first, source.rank - len(found))]
+    return gathered if first == 0 else w.one("Transpose", gathered, perm=order)
+
+
+def _indexed_first(w: Writer, source: Value, found: list[tuple[int, Value]]) -> str:
+    """The tensor with its indexed dimensions in front."""
+    dims = [n for n, _ in found]
+    order = dims + [n for n in range(source.rank) if n not in dims]
+    return w.name(source) if dims[0] == 0 else w.one("Transpose", w.name(source), perm=order)
 
 
 def _index_put(w: Writer, c: Call) -> str:
     source, values = c.value("self"), c.value("values")
     found = _given(c)
-    if found[0][0] != 0:
-        raise operator_error(c.node, "it assigns to an index that is not in the first dimension")
+    first = found[0][0]
     indices = _tuples(w, found)
     lead = broadcast([value.shape for _, value in found])
     if lead is None:
         raise operator_error(c.node, "its indices do not fit each other")
-    wanted = (*lead, *source.shape[len(found) :])
+    before, after = source.shape[:first], source.shape[first + len(found) :]
+    wanted = (*before, *lead, *after)
     name = w.operand(values, source.dtype)
     if values.shape != wanted:
         name = w.one("Expand", name, w.sizes(wanted))
     reduction = "add" if c["accumulate"] else None
-    return w.one("ScatterND", w.name(source), indices, name, reduction=reduction)
+    if first == 0:
+        return w.one("ScatterND", w.name(source), indices, name, reduction=reduction)
+    count, rank = len(lead), len(wanted)
+    forward = [*range(first, first + count), *range(first), *range(first + count, rank)]
+    name = w.one("Transpose", name, perm=forward)
+    target = _indexed_first(w, source, found)
+    scattered = w.one("ScatterND", target, indices, name, reduction=reduction)
+    number = len(found)
+    back = [*range(number, number + first), *range(number), *range(number + first, source.rank)]
+    return w.one("Transpose", scattered, perm=back)
 
 
 def _scatter(reduction: str | None) -> Translator:

@@ -104,7 +104,11 @@ def _cumsum(w: Writer, c: Call) -> str:
 
 
 def _variance(w: Writer, c: Call) -> str:
-    """Mean squared distance from the mean, n - correction in the denominator."""
+    return _variance_and_mean(w, c)[0]
+
+
+def _variance_and_mean(w: Writer, c: Call) -> list[str]:
+    """Mean squared distance from the mean, n - correction in the denominator; and the mean."""
     source = c.value("self")
     dtype = c.output.dtype
     dims = _dims(c, source) or list(range(source.rank))
@@ -117,7 +121,8 @@ def _variance(w: Writer, c: Call) -> str:
     ones = w.one("Shape", name)
     count = w.one("ReduceProd", w.one("Gather", ones, w.ints(*dims), axis=0), keepdims=0)
     count = w.cast(count, torch.int64, dtype)
-    return w.one("Div", total, w.one("Sub", count, w.scalar(correction, dtype)))
+    variance = w.one("Div", total, w.one("Sub", count, w.scalar(correction, dtype)))
+    return [variance, mean if _keep(c) else w.one("Squeeze", mean, *_axes(w, dims))]
 
 
 def _topk(w: Writer, c: Call) -> Sequence[str]:
@@ -172,6 +177,7 @@ TRANSLATORS: dict[str, Translator] = {
     "aten._log_softmax.default": _softmax("LogSoftmax"),
     "aten.cumsum.default": _cumsum,
     "aten.var.correction": _variance,
+    "aten.var_mean.correction": _variance_and_mean,
     "aten.topk.default": _topk,
     "aten.sort.default": _sort,
     "aten.linalg_vector_norm.default": _vector_norm,
