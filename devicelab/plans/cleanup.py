@@ -6,6 +6,8 @@ folds tables of zeros into the file.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -32,6 +34,7 @@ _FILLS: Final = frozenset(
 
 def clean(graph: Graph) -> None:
     """All rewrites that keep every bit, in an order in which they help each other."""
+    _name_plain_strides(graph)
     _drop_unchanged(graph)
     _drop_ones(graph)
     _drop_expansions(graph)
@@ -71,6 +74,23 @@ def _key(arg: Arg, mapping: dict[Value, Value]) -> Any:  # noqa: ANN401 - someth
     if isinstance(arg, dict):
         return tuple((key, _key(item, mapping)) for key, item in sorted(arg.items()))
     return (type(arg).__name__, repr(arg))
+
+
+def _name_plain_strides(graph: Graph) -> None:
+    """PyTorch's decompositions sometimes reshape by as_strided; with plain strides it is a view."""
+    for node in graph.nodes:
+        if node.op != "aten.as_strided.default" or (len(node.args) > 3 and node.args[3]):
+            continue
+        source, sizes, strides = node.args[:3]
+        plain = [_at(sizes[n + 1 :], 11) for n in range(len(sizes))]
+        given = [s.at(11) if isinstance(s, BatchTerm) else s for s in strides]
+        if plain == given and _at(sizes, 11) == _at(source.shape, 11):
+            node.op, node.args = "aten.view.default", (source, sizes)
+
+
+def _at(sizes: Sequence[Size], batch: int) -> float:
+    """How many numbers a tensor of these sizes has, for a batch of so many."""
+    return math.prod(size.at(batch) if isinstance(size, BatchTerm) else size for size in sizes)
 
 
 def _drop_unchanged(graph: Graph) -> None:

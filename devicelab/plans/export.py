@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from torch import nn
 
+from devicelab.files import write_atomically
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, check_evaluation, check_training
 from devicelab.plans.cleanup import clean, sparse_table_updates
@@ -20,10 +22,22 @@ from devicelab.plans.optimizers import SGD
 from devicelab.plans.plan import TrainingPlan
 from devicelab.plans.signature import Kind, Signature
 from devicelab.plans.step import STEP_COUNT, Step, evaluation_step, training_step
+from devicelab.plans.torchscript import save_torchscript, script_runner, torchscript_step
 from devicelab.plans.tracing import trace
 from devicelab.plans.writer import write_onnx
 
-__all__ = ["ExportedPlan", "TracedPlan", "build_plan", "trace_plan"]
+__all__ = [
+    "ExportedPlan",
+    "Format",
+    "TracedPlan",
+    "build_plan",
+    "build_torchscript",
+    "onnx_model",
+    "trace_plan",
+    "write_plan",
+]
+
+Format = Literal["onnx", "torchscript", "both"]
 
 Array = np.ndarray[Any, Any]
 
@@ -156,3 +170,47 @@ def build_plan(
     check = check_training if kind == "train" else check_evaluation
     difference = check(engine.run, traced.step, signature, engine="ONNX Runtime", seed=seed)
     return ExportedPlan(traced, content, difference)
+
+
+def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> bytes:
+    """The same step as TorchScript, checked against eager PyTorch as the ONNX file was.
+
+    Raises:
+        PlanError: TorchScript does not take it, or its numbers disagree.
+    """
+    module = torchscript_step(exported.traced.graph, exported.signature)
+    check = check_training if exported.signature.kind == "train" else check_evaluation
+    runner = script_runner(module, exported.signature)
+    check(runner, exported.traced.step, exported.signature, engine="TorchScript", seed=seed)
+    return save_torchscript(module, exported.signature)
+
+
+def write_plan(plan: TrainingPlan, directory: Path, *, format: Format = "onnx", seed: int = 0) -> list[Path]:  # noqa: A002 - the option's name
+    """Export a plan: NAME.onnx (or NAME.pt) that trains, NAME.eval.onnx (or NAME.eval.pt) that evaluates.
+
+    Nothing is written before everything has been checked.
+
+    Args:
+        plan: What the user wrote.
+        directory: Where the files go; must exist.
+        format: Which kinds of files.
+        seed: Of the random batches of the check.
+
+    Returns:
+        The files written.
+
+    Raises:
+        PlanError: The plan cannot be exported, or its numbers disagree.
+        OSError: A file cannot be written.
+    """
+    model = plan.module()
+    files: dict[str, bytes] = {}
+    for kind, stem in (("train", plan.label), ("evaluate", f"{plan.label}.eval")):
+        exported = build_plan(plan, "train" if kind == "train" else "evaluate", model=model, seed=seed)
+        if format in ("onnx", "both"):
+            files[f"{stem}.onnx"] = exported.onnx
+        if format in ("torchscript", "both"):
+            files[f"{stem}.pt"] = build_torchscript(exported, seed=seed)
+    for name, content in files.items():
+        write_atomically(directory / name, content)
+    return [directory / name for name in files]

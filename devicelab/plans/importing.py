@@ -24,6 +24,7 @@ from devicelab.plans.cleanup import clean, sparse_table_updates
 from devicelab.plans.engine import Engine
 from devicelab.plans.graph import BatchTerm, Graph, Size
 from devicelab.plans.signature import BATCH, CARRIED, METADATA_KEY, VERSION, Input, Role, Signature
+from devicelab.plans.torchscript import quiet_about_deprecation
 from devicelab.plans.tracing import trace
 from devicelab.plans.writer import write_onnx
 
@@ -105,9 +106,10 @@ def import_torchscript(data: bytes, *, roles: Signature | None = None, seed: int
 def _load(data: bytes) -> tuple[torch.jit.ScriptModule, Signature | None]:
     extra: dict[str, str | bytes] = {METADATA_KEY: ""}
     try:
-        module = torch.jit.load(  # type: ignore[no-untyped-call] # PyTorch does not annotate it
-            io.BytesIO(data), map_location="cpu", _extra_files=extra
-        )
+        with quiet_about_deprecation():
+            module = torch.jit.load(  # type: ignore[no-untyped-call] # PyTorch does not annotate it
+                io.BytesIO(data), map_location="cpu", _extra_files=extra
+            )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise PlanError(f"it is no TorchScript file, or a damaged one: {reason}") from error

@@ -235,7 +235,7 @@ class _Training(Step):
         self._add(SEED, Role.HYPER, torch.zeros((), dtype=torch.int64), default=0)
         if plan.proximal is not None:
             for name in self.trainable:
-                anchor = self.parameters[name]
+                anchor = self.parameters[name].clone()  # the same tensor twice would be traced as one input
                 self._add(f"anchor/{name}", Role.ANCHOR, anchor, of=f"param/{name}")
 
     def _run(self, named: Tensors) -> Tensors:

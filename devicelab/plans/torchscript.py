@@ -11,15 +11,20 @@ import io
 import json
 import math
 import warnings
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from devicelab.errors import PlanError
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Value
 from devicelab.plans.signature import METADATA_KEY, Signature
 
-__all__ = ["save_torchscript", "torchscript_step"]
+__all__ = ["save_torchscript", "script_runner", "torchscript_step"]
+
+Array = np.ndarray[Any, Any]
 
 # The numbers by which TorchScript knows element types (c10/core/ScalarType.h).
 _SCALAR_TYPES: Final[dict[torch.dtype, int]] = {
@@ -49,19 +54,41 @@ def torchscript_step(graph: Graph, signature: Signature) -> torch.jit.ScriptModu
         module.register_buffer(_identifier(name), tensor.clone())
     source = _source(graph)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript as a whole is deprecated, which is no news here
+        with quiet_about_deprecation():
             module.define(source)
     except RuntimeError as error:
         raise PlanError(f"plan {signature.name} cannot be written as TorchScript: {error}") from error
     return module
 
 
+@contextmanager
+def quiet_about_deprecation() -> Iterator[None]:
+    """TorchScript as a whole is deprecated, which is no news to whoever asks for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 def save_torchscript(module: torch.jit.ScriptModule, signature: Signature) -> bytes:
     """The module as a file's content, its signature among the extra files."""
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer, _extra_files={METADATA_KEY: signature.to_json()})
+    with quiet_about_deprecation():
+        torch.jit.save(module, buffer, _extra_files={METADATA_KEY: signature.to_json()})
     return buffer.getvalue()
+
+
+def script_runner(
+    module: torch.jit.ScriptModule, signature: Signature
+) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
+    """The module as a function of arrays by name, as the check runs plans."""
+
+    def run(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        arguments = [torch.from_numpy(np.array(feeds[i.name])) for i in signature.inputs]
+        with torch.no_grad():
+            results = module(*arguments)
+        return {o.name: r.numpy() for o, r in zip(signature.outputs, results, strict=True)}
+
+    return run
 
 
 def _identifier(name: str) -> str:

@@ -235,7 +235,8 @@ class _Determinant(nn.Module):
         self.weight = nn.Parameter(torch.eye(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.svdvals(self.weight * x[:, :, None]).sum(1)  # the line
+        values: Tensor = torch.linalg.svdvals(self.weight * x[:, :, None])
+        return values.sum(1)
 
 
 class _Branching(nn.Linear):

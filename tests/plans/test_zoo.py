@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.plans.conftest import OPTIMIZERS
 Export = Callable[..., ExportedPlan]
 
 
-def _feeds(plan: ExportedPlan, examples: int, seed: int = 0) -> dict[str, np.ndarray]:
+def _feeds(plan: ExportedPlan, examples: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     batch = plan.traced.step.plan.random_batch(examples, torch.Generator().manual_seed(seed))
     feeds = dict(plan.initial)
     for i in plan.signature.inputs:
@@ -32,47 +33,39 @@ def _feeds(plan: ExportedPlan, examples: int, seed: int = 0) -> dict[str, np.nda
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", ["mf", "neumf", "autoencoder", "mlp", "lenet"])
+@pytest.mark.parametrize("model", ["mf", "autoencoder", "mlp", "lenet"])
 def test_one_step_is_that_of_eager_pytorch(model: str, optimizer: str, export: Export) -> None:
     plan = export(model, optimizer)
     assert plan.difference.relative <= 10 * VALUE_TOLERANCE
     read_plan_bytes(plan.onnx)
 
 
-@pytest.mark.parametrize("model", ["mobilenet", "gru", "transformer"])
-def test_the_larger_models_do_too(model: str, export: Export) -> None:
+@pytest.mark.parametrize("model", ZOO)
+def test_any_batch_size_fits_and_evaluation_agrees(model: str, export: Export) -> None:
     plan = export(model, "momentum" if model == "mobilenet" else "sgd")
     assert plan.difference.relative <= 10 * VALUE_TOLERANCE
     read_plan_bytes(plan.onnx)
+    engine = Engine(plan.onnx)
+    for examples in (1, 7, 32, 100):
+        results = engine.run(_feeds(plan, examples))
+        for o in plan.signature.outputs:
+            assert np.isfinite(results[o.name]).all()
+            assert results[o.name].shape == o.shape
+    evaluation = export(model, "sgd", "evaluate")
+    read_plan_bytes(evaluation.onnx)
+    assert evaluation.signature.kind == "evaluate"
+    metrics = {o.metric for o in evaluation.signature.outputs}
+    assert "loss" in metrics
+    assert len(metrics) == 2
 
 
 def test_a_transformer_trains_with_adam(export: Export) -> None:
     assert export("transformer", "adam").difference.relative <= 10 * VALUE_TOLERANCE
 
 
-@pytest.mark.parametrize("model", ZOO)
-def test_evaluation_is_that_of_eager_pytorch(model: str, export: Export) -> None:
-    plan = export(model, "sgd", "evaluate")
-    assert plan.signature.kind == "evaluate"
-    metrics = {o.metric for o in plan.signature.outputs}
-    assert "loss" in metrics
-    assert len(metrics) == 2
-    read_plan_bytes(plan.onnx)
-
-
-@pytest.mark.parametrize("model", ZOO)
-@pytest.mark.parametrize("examples", [1, 7, 32, 100])
-def test_any_batch_size_fits(model: str, examples: int, export: Export) -> None:
-    plan = export(model, "momentum" if model == "mobilenet" else "sgd")
-    results = Engine(plan.onnx).run(_feeds(plan, examples))
-    assert all(np.isfinite(value).all() for value in results.values())
-    for o in plan.signature.outputs:
-        assert results[o.name].shape == o.shape
-
-
 @pytest.mark.parametrize(
     ("model", "optimizer"),
-    [("mf", "sgd"), ("neumf", "adam"), ("autoencoder", "adagrad"), ("mlp", "adamw"), ("lenet", "nesterov")],
+    [("mf", "sgd"), ("mf", "adam"), ("autoencoder", "adagrad"), ("mlp", "adamw"), ("lenet", "nesterov")],
 )
 def test_a_hundred_steps_learn_as_eager_pytorch_does(model: str, optimizer: str, export: Export) -> None:
     plan = export(model, optimizer)
@@ -93,7 +86,7 @@ def test_a_hundred_steps_learn_as_eager_pytorch_does(model: str, optimizer: str,
     assert np.mean(ours[-10:]) < np.mean(ours[:10])
 
 
-@pytest.mark.parametrize("model", ["mf", "neumf", "transformer"])
+@pytest.mark.parametrize("model", ["mf", "neumf"])
 def test_tables_are_updated_in_place_and_nothing_else_is(model: str, export: Export) -> None:
     plan = export(model, "sgd")
     in_place = {o.name.removeprefix("new/param/") for o in plan.signature.outputs if o.in_place}
