@@ -8,6 +8,10 @@ Rounding has a say too: the gradient of a bias in front of a batch norm is zero 
 a full step of it. So the same step is also taken in double precision, and a tensor may be off by as much as
 PyTorch's own single precision is. Optimizers that divide a gradient by its own size make such rounding visible
 in parameters; there the state, which holds the gradient and its square, is what is bounded tightly.
+
+Where rounding pushes a number over a kink (ReLU at zero, the winner of a pool) the gradient jumps. That is
+nobody's fault and rare, so one batch may be out of bounds if the next one is not; a wrong plan is out of bounds
+every time.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ _ROUNDING_FACTOR: Final = 4.0  # how much worse than eager single precision a pl
 _NORMALIZED_FACTOR: Final = 25.0  # the same for parameters whose gradient was divided by its size
 _NOISE: Final = 0.1  # where rounding is this part of a change or more, the change is noise …
 _NOISE_FACTOR: Final = 100.0  # … and only its magnitude can be compared
+_SPARE: Final = 1  # batches that may be out of bounds; their size is then tried again with another batch
 _SIZES: Final = (8, 3, 1, 5)  # the last one ragged, as at the end of an epoch
 
 
@@ -53,6 +58,31 @@ class Difference:
     tensor: str
     relative: float
     examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What comparing one step came to.
+
+    Attributes:
+        difference: The worst.
+        within: Whether it is within bounds.
+        reason: The tensor, by how much it differs and by how much it may.
+    """
+
+    difference: Difference
+    within: bool
+    reason: str
+
+    def enforced(self) -> Difference:
+        """The difference.
+
+        Raises:
+            PlanError: It is out of bounds.
+        """
+        if not self.within:
+            raise PlanError(self.reason)
+        return self.difference
 
 
 def check_training(
@@ -77,7 +107,10 @@ def check_training(
     exact = _exact_trainer(step)
     generator = torch.Generator().manual_seed(seed)
     worst = Difference("", 0.0, 0)
-    for examples in _batch_sizes(signature):
+    waiting = list(_batch_sizes(signature))
+    spare = _SPARE
+    while waiting:
+        examples = waiting.pop(0)
         batch = step.plan.random_batch(examples, generator)
         carried = {name: tensor.numpy().copy() for name, tensor in eager.carried().items()}
         before = {o: carried[i] for o, i in signature.replacements.items()}
@@ -87,8 +120,12 @@ def check_training(
         limits = _exact_step(exact=exact, eager=eager, batch=batch, truth=truth, before=carried, seed=seed)
         if step.plan.optimizer.normalizes:
             limits |= {n: v * _NORMALIZED_FACTOR for n, v in limits.items() if n.startswith("new/param/")}
-        found = compare(got, truth, before, limits, examples=examples, engine=engine, signature=signature)
-        worst = max(worst, found, key=lambda d: d.relative)
+        verdict = compare(got, truth, before, limits, examples=examples, engine=engine, signature=signature)
+        if not verdict.within and spare:
+            spare -= 1
+            waiting.append(examples)
+            continue
+        worst = max(worst, verdict.enforced(), key=lambda d: d.relative)
     return worst
 
 
@@ -170,8 +207,8 @@ def check_evaluation(
         batch = step.plan.random_batch(examples, generator)
         got = runner(_feeds(step, signature, batch, carried, seed))
         truth = evaluate_eagerly(step, step.model, batch)
-        found = compare(got, truth, {}, {}, examples=examples, engine=engine, signature=signature)
-        worst = max(worst, found, key=lambda d: d.relative)
+        verdict = compare(got, truth, {}, {}, examples=examples, engine=engine, signature=signature)
+        worst = max(worst, verdict.enforced(), key=lambda d: d.relative)
     return worst
 
 
@@ -184,11 +221,11 @@ def compare(
     examples: int,
     engine: str,
     signature: Signature,
-) -> Difference:
+) -> Verdict:
     """Compare all outputs of one step.
 
     Raises:
-        PlanError: See :func:`check_training`.
+        PlanError: A result has the wrong shape or is not finite.
     """
     worst: tuple[float, Difference, str] | None = None
     for name in (o.name for o in signature.outputs):
@@ -209,9 +246,8 @@ def compare(
         if worst is None or excess > worst[0]:
             worst = (excess, difference, f"{place} {words}")
     assert worst is not None
-    if worst[0] > 1:
-        raise PlanError(f"{worst[2]}; this is the worst of {len(signature.outputs)} results")
-    return worst[1]
+    reason = f"{worst[2]}; this is the worst of {len(signature.outputs)} results"
+    return Verdict(worst[1], worst[0] <= 1, reason)
 
 
 def _excess(value: Array, right: Array, old: Array | None, rounding: float) -> tuple[float, float, str]:

@@ -242,6 +242,8 @@ class Writer:
             node.input[:] = [renamed.get(name, name) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
         nodes = _alive(self.nodes, set(output_names))
+        for node in nodes:  # ONNX Runtime 1.18 makes names of its own out of these, and trips over empty ones
+            node.name = f"make/{node.output[0]}"
         body = helper.make_graph(
             nodes,
             signature.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import Tensor, nn
 
 from devicelab.errors import PlanError
-from devicelab.plans.check import check_training
+from devicelab.plans.check import Runner, check_training
 from devicelab.plans.engine import Engine
 from devicelab.plans.export import ExportedPlan, build_plan, build_torchscript, trace_plan, write_plan
 from devicelab.plans.importing import import_torchscript, read_roles
@@ -246,3 +247,30 @@ def test_bad_plans_are_refused_before_they_are_traced() -> None:
         SGD(lr=0.1, nesterov=True)
     with pytest.raises(PlanError, match="lr is -1"):
         SGD(lr=-1)
+
+
+def _wrong_at(steps: set[int], exported: ExportedPlan) -> Runner:
+    engine, calls = Engine(exported.onnx), itertools.count()
+
+    def run(feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        results = engine.run(feeds)
+        if next(calls) in steps:
+            results["new/param/0.bias"] = results["new/param/0.bias"] + np.float32(1e-4)
+        return results
+
+    return run
+
+
+def test_one_jump_over_a_kink_is_forgiven_two_are_not() -> None:
+    exported = build_plan(Small())
+    step, signature = exported.traced.step, exported.signature
+    check_training(_wrong_at({1}, exported), step, signature, engine="x")
+    for wrong in ({0, 1}, {1, 4}, set(range(9))):
+        with pytest.raises(PlanError, match=r"new/param/0\.bias differs"):
+            check_training(_wrong_at(wrong, exported), step, signature, engine="x")
+
+
+def test_every_node_has_a_name_of_its_own() -> None:
+    names = [node.name for node in read_plan_bytes(build_plan(Small()).onnx).model.graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
