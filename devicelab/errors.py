@@ -13,6 +13,7 @@
     │   ├── DeviceNotReadyError         4   reachable, but a check or a gate says no
     │   ├── ProtocolError               4   it answered with something ADB does not allow
     │   ├── ServiceRefusedError         4   adbd refused to open a service
+    │   ├── StreamClosedError           4   the service ended while we were still writing to it
     │   ├── RemoteFileError             4   a file on the phone cannot be read or written
     │   │   └── DeviceFullError         4   no space left on the phone
     │   └── RemoteCommandError          4   a command on the phone failed; carries all it printed
@@ -44,6 +45,7 @@ __all__ = [
     "RemoteCommandError",
     "RemoteFileError",
     "ServiceRefusedError",
+    "StreamClosedError",
     "VirtualPhoneError",
     "describe_exit",
 ]
@@ -120,6 +122,13 @@ class ProtocolError(DeviceError):
 
 class ServiceRefusedError(DeviceError):
     """adbd refused to open a service."""
+
+
+class StreamClosedError(DeviceError):
+    """The service closed its end while we were still writing: a command that ended without reading its input.
+
+    The phone is still there, and what the service had said before can still be read.
+    """
 
 
 class RemoteFileError(DeviceError):

@@ -64,7 +64,11 @@ class Stream(Protocol):
         ...
 
     def write(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
-        """Hand over all of ``data`` (a short send is never the caller's business)."""
+        """Hand over all of ``data`` (a short send is never the caller's business).
+
+        Raises:
+            StreamClosedError: The phone has closed its end; what it said before can still be read.
+        """
         ...
 
     def close(self) -> None:
