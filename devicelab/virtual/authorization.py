@@ -2,6 +2,9 @@
 
 Keys travel and rest in adb's own format: base64 of Android's ``RSAPublicKey`` structure (AOSP,
 ``system/core/libcrypto_utils/android_pubkey.cpp``), a space, and who it belongs to.
+
+Checking a signature is a few lines of public arithmetic here, because every phone's keeper would otherwise
+load a whole cryptography library for it.
 """
 
 from __future__ import annotations
@@ -20,11 +23,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.hashes import SHA1
 
 from devicelab.errors import VirtualPhoneError
 from devicelab.files import write_atomically
@@ -45,6 +43,8 @@ TOKEN_SIZE = 20
 _log = logging.getLogger(__name__)
 
 _MODULUS_WORDS = 64
+_MODULUS_SIZE = 4 * _MODULUS_WORDS
+_SHA1_DIGEST_INFO = bytes.fromhex("3021300906052b0e03021a05000414")  # RFC 8017, 9.2, note 1
 _STRUCTURE = struct.Struct("<II256s256sI")  # words, -1/n mod 2**32, n, R**2 mod n (both little-endian), e
 _EXPONENTS = (3, 65537)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
@@ -73,24 +73,28 @@ class PublicKey:
         line: How the key stands in a keys file, without a line end.
         fingerprint: As Android shows it: MD5 of the structure, upper-case hex pairs with colons.
         owner: ``user@computer``, as the computer claims; printable ASCII, at most 64 characters, maybe empty.
-        numbers: The RSA key itself.
+        modulus: RSA's n, 2048 bits.
+        exponent: RSA's e.
     """
 
     line: str
     fingerprint: str
     owner: str
-    numbers: rsa.RSAPublicKey = field(compare=False, repr=False)
+    modulus: int = field(repr=False)
+    exponent: int = field(repr=False)
 
     def signed(self, token: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is this key's over ``token``.
 
-        adb signs with PKCS#1 v1.5 and passes the 20 random bytes off as a SHA-1 digest.
+        adb signs with PKCS#1 v1.5 and passes the 20 random bytes off as a SHA-1 digest (RFC 8017, 8.2.2: encode
+        what must have been signed and compare it whole, so there is no padding to parse and get wrong).
         """
-        try:
-            self.numbers.verify(signature, token, padding.PKCS1v15(), Prehashed(SHA1()))  # noqa: S303 - ADB's choice
-        except InvalidSignature:
+        number = int.from_bytes(signature, "big")
+        if len(signature) != _MODULUS_SIZE or number >= self.modulus or len(token) != TOKEN_SIZE:
             return False
-        return True
+        padding = b"\xff" * (_MODULUS_SIZE - 3 - len(_SHA1_DIGEST_INFO) - TOKEN_SIZE)
+        encoded = b"\0\1" + padding + b"\0" + _SHA1_DIGEST_INFO + token
+        return pow(number, self.exponent, self.modulus) == int.from_bytes(encoded, "big")
 
 
 def parse_public_key(data: bytes) -> PublicKey:
@@ -106,16 +110,12 @@ def parse_public_key(data: bytes) -> PublicKey:
     except (binascii.Error, struct.error) as error:
         raise KeyFormatError(f"not an adb public key: {error}") from None
     number = int.from_bytes(modulus, "little")
-    if words != _MODULUS_WORDS or exponent not in _EXPONENTS or number.bit_length() != 2048:
+    if words != _MODULUS_WORDS or exponent not in _EXPONENTS or number.bit_length() != 2048 or not number & 1:
         raise KeyFormatError("not a 2048-bit RSA key with exponent 3 or 65537")
-    try:
-        key = rsa.RSAPublicNumbers(exponent, number).public_key()
-    except ValueError as error:
-        raise KeyFormatError(str(error)) from None
     digest = hashlib.md5(blob, usedforsecurity=False).hexdigest().upper()
     name = _UNPRINTABLE.sub("?", owner.decode("utf-8", "replace"))[:_OWNER_LIMIT].strip()
     line = f"{base64.b64encode(blob).decode()} {name}".rstrip()
-    return PublicKey(line, ":".join(re.findall("..", digest)), name, key)
+    return PublicKey(line, ":".join(re.findall("..", digest)), name, number, exponent)
 
 
 @dataclass(frozen=True, slots=True)

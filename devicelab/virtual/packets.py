@@ -6,6 +6,9 @@ A packet is a header of six little-endian 32-bit words and a payload (AOSP, ``mo
 
 The checksum is the sum of the payload's bytes modulo 2**32. From version ``0x01000001`` on both ends leave it
 zero.
+
+:mod:`devicelab.adb.packets` is the computer's side, written separately: where virtual phones test it, no
+mistake is shared by both ends.
 """
 
 from __future__ import annotations
