@@ -16,6 +16,7 @@
     │   ├── StreamClosedError           4   the service ended while we were still writing to it
     │   ├── RemoteFileError             4   a file on the phone cannot be read or written
     │   │   └── DeviceFullError         4   no space left on the phone
+    │   ├── OutputLimitError            4   a command on the phone printed too much and was ended
     │   └── RemoteCommandError          4   a command on the phone failed; carries all it printed
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
     └── DeadlineError                   7   a wait was cut off; names what was waited for
@@ -41,6 +42,7 @@ __all__ = [
     "DeviceUnauthorizedError",
     "DevicelabError",
     "NoDeviceError",
+    "OutputLimitError",
     "ProtocolError",
     "RemoteCommandError",
     "RemoteFileError",
@@ -145,6 +147,10 @@ class RemoteFileError(DeviceError):
 
 class DeviceFullError(RemoteFileError):
     """No space left on the phone."""
+
+
+class OutputLimitError(DeviceError):
+    """A command on the phone printed more than the caller wants to hold, and was ended."""
 
 
 class RemoteCommandError(DeviceError):

@@ -23,12 +23,13 @@ from devicelab.adb.watch import watch_server
 from devicelab.deadline import Deadline
 from devicelab.errors import (
     AdbUnavailableError,
+    DeadlineError,
     DeviceError,
     DeviceLostError,
     DeviceNotReadyError,
     DeviceUnauthorizedError,
-    ProtocolError,
     ServiceRefusedError,
+    StreamClosedError,
 )
 
 __all__ = ["ServerConnection", "ServerStream", "ServerTransport"]
@@ -58,22 +59,27 @@ class ServerStream:
         """See :meth:`Stream.read <devicelab.adb.connection.Stream.read>`."""
         try:
             data = self._smart.socket.receive(limit, deadline)
+        except DeadlineError as error:
+            error.device = self.serial
+            raise
         except OSError as error:
-            raise self._broken(error) from error
-        if not data and (lost := self._connection.loss()) is not None:
+            if lost := self._loss(error):
+                raise lost from error
+            return b""  # a reset: the service ended with some of what we wrote still unread
+        if not data and (lost := self._loss()):
             raise lost
         return data
 
     def write(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
-        """See :meth:`Stream.write <devicelab.adb.connection.Stream.write>`.
-
-        Raises:
-            ProtocolError: Also if the phone has closed its end; what it said before can still be read.
-        """
+        """See :meth:`Stream.write <devicelab.adb.connection.Stream.write>`."""
         try:
             self._smart.socket.send(data, deadline)
+        except DeadlineError as error:
+            error.device = self.serial
+            raise
         except OSError as error:
-            raise self._broken(error) from error
+            ended = f"the {self._service} service ended while it was written to"
+            raise self._loss(error) or StreamClosedError(ended, device=self.serial) from error
 
     def close(self) -> None:
         """Give up the stream."""
@@ -88,13 +94,10 @@ class ServerStream:
     ) -> None:
         self.close()
 
-    def _broken(self, error: OSError) -> DeviceError | AdbUnavailableError:
+    def _loss(self, error: OSError | None = None) -> DeviceLostError | AdbUnavailableError | None:
         if isinstance(error, ConnectionAbortedError):
             return DeviceLostError(f"the {self._service} stream was closed on this side", device=self.serial)
-        lost = self._connection.loss()
-        if lost is not None:
-            return lost
-        return ProtocolError(f"closed its {self._service} stream in the middle", device=self.serial)
+        return self._connection.loss()
 
 
 class ServerConnection:
@@ -159,8 +162,10 @@ class ServerConnection:
                 if self._closed:
                     raise DeviceLostError("the connection was closed on this side", device=self._serial)
                 self._streams.add(stream)
-        except BaseException:
+        except BaseException as error:
             smart.close()
+            if isinstance(error, DeadlineError):
+                error.device = self._serial
             raise
         return stream
 
