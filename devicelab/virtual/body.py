@@ -69,6 +69,14 @@ class Body(Protocol):
         """
         ...
 
+    def disk_usage(self) -> tuple[int, int]:
+        """Bytes of the data partition: in all and in use.
+
+        Raises:
+            VirtualPhoneError: This body has no quota.
+        """
+        ...
+
     def close(self) -> None:
         """End the phone for good and remove all it kept; may be called twice."""
         ...

@@ -1,11 +1,16 @@
-"""What a phone's keeper is told: plain values that travel as JSON from ``virtual up`` to the keeper's process."""
+"""What a phone's keeper is told: plain values that travel as JSON from ``virtual up`` to its process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-__all__ = ["BodySpec"]
+from devicelab.virtual.body import BodyKind
+
+__all__ = ["BodySpec", "PhoneSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +22,9 @@ class BodySpec:
         image            /                     the root file system, shared by all phones
         bin, if given    /system/bin           in place of the image's own
         vendor           /vendor               what getprop, dumpsys and df read; the keeper rewrites it at will
-        vendor/proc/*    /proc/*               cpuinfo, meminfo, sys/kernel/random/boot_id: one file over each
+        vendor/proc/*    /proc/*               cpuinfo, meminfo, sys/kernel/random/boot_id: one file over each,
+                                               bound afresh at every boot (the keeper writes a new boot id
+                                               before)
         vendor/sys       /sys
         (the body's own) /data                 writable, survives kill and boot
         (the body's own) /dev                  with a writable, empty /dev/__properties__ at each boot (setprop)
@@ -43,3 +50,71 @@ class BodySpec:
     disk: int
     log: Path
     emulator: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhoneSpec:
+    """A whole phone: the body's share, the link, and the facts that the keeper writes.
+
+    Attributes:
+        body_kind: Which body to build.
+        body: What to build it from.
+        profile: The profile's name.
+        serial: ``ro.serialno``.
+        port: Where it listens on 127.0.0.1.
+        version: ``A_VERSION`` of its handshake.
+        max_payload: Its longest packet in bytes.
+        authorization: ``none`` or ``ask``.
+        boot_seconds: From adbd's start until ``sys.boot_completed`` is 1.
+        properties: What getprop prints, but for the boot's progress.
+        dumpsys: Text of each service, with ``$level``, ``$tenths``, ``$status``, ``$battery``, ``$skin`` in it.
+        proc: Files to show over those below /proc.
+        sys: Files below /sys.
+        level: Battery in percent, at first.
+        celsius: Battery temperature, at first.
+        thermal_status: 0 to 6, at first.
+        filled: Bytes of the data partition that are taken from the start, on top of ``body.disk``.
+    """
+
+    body_kind: BodyKind
+    body: BodySpec
+    profile: str
+    serial: str
+    port: int
+    version: int
+    max_payload: int
+    authorization: str
+    boot_seconds: float
+    properties: Mapping[str, str]
+    dumpsys: Mapping[str, str]
+    proc: Mapping[str, str]
+    sys: Mapping[str, str]
+    level: int
+    celsius: float
+    thermal_status: int
+    filled: int
+
+    @property
+    def name(self) -> str:
+        """The phone's name."""
+        return self.body.name
+
+    @property
+    def directory(self) -> Path:
+        """The phone's directory on the host."""
+        return self.body.directory
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> PhoneSpec:
+        """The inverse of :meth:`to_json`."""
+        values: dict[str, Any] = json.loads(text)
+        body = values.pop("body")
+        paths = {item.name for item in fields(BodySpec) if "Path" in str(item.type)}
+        body = {
+            key: Path(value) if key in paths and value is not None else value for key, value in body.items()
+        }
+        return cls(body=BodySpec(**body), **values)

@@ -1,0 +1,277 @@
+"""The phone image: a slim root file system with Google's adbd, mksh as ``/system/bin/sh`` and toybox.
+
+Built once per recipe and architecture into the cache directory and shared, read-only, by all phones::
+
+    <cache>/images/phone-amd64-<recipe>/        the root file system
+    <cache>/images/phone-amd64-<recipe>.lock    held exclusively while building or removing, shared while in use
+
+A build goes to a directory of another name that is renamed once it is whole, so a killed build leaves nothing
+that looks finished; whoever gets the lock next removes it. Images of older recipes go when a newer one is
+built, unless a phone still runs on them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from devicelab.deadline import Deadline
+from devicelab.errors import DeadlineError, VirtualPhoneError
+from devicelab.files import cache_dir
+from devicelab.virtual.elf import closure, read_elf
+from devicelab.virtual.packages import Progress, fetch_packages, host_arch
+
+__all__ = ["COMMANDS", "SCRIPTS", "build_image", "hold_image"]
+
+PACKAGES: Final = ("adbd", "busybox", "mksh", "toybox")
+PROGRAMS: Final = {  # in the packages -> in the image
+    "usr/lib/android-sdk/platform-tools/adbd": "system/bin/adbd",
+    "usr/bin/mksh": "system/bin/sh",
+    "usr/bin/toybox": "system/bin/toybox",
+    "usr/bin/busybox": "system/bin/busybox",
+}
+SCRIPTS: Final = Path(__file__).with_name("scripts")
+DIRECTORIES: Final = (
+    *(
+        "apex",
+        "data",
+        "dev",
+        "etc",
+        "mnt",
+        "odm",
+        "proc",
+        "product",
+        "storage",
+        "sys",
+        "system/bin",
+        "system/etc",
+    ),
+    *("usr/lib", "vendor"),
+)
+LINKS: Final = {"bin": "system/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sdcard": "data/media/0"}
+FILES: Final = {
+    "etc/passwd": "root:x:0:0:root:/:/system/bin/sh\nshell:x:2000:2000:shell:/:/system/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/:/system/bin/sh\n",
+    "etc/group": "root:x:0:\nshell:x:2000:\nnobody:x:65534:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "etc/hosts": "127.0.0.1 localhost\n",
+}
+TRIPLETS: Final = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+
+_TOYBOX: Final = (
+    "acpi base64 basename blkid blockdev cal cat chattr chgrp chmod chown chroot chrt cksum clear cmp "
+    "comm cp cpio cut date devmem df dirname dmesg dos2unix du echo egrep env expand fallocate false "
+    "fgrep file find flock fmt free freeramdisk fsfreeze fsync getconf grep groups gunzip head help "
+    "hostname hwclock i2cdetect i2cdump i2cget i2cset iconv id ifconfig inotifyd install ionice iorenice "
+    "iotop kill killall link ln logname losetup ls lsattr lsmod lspci lsusb makedevs md5sum microcom "
+    "mkdir mkfifo mknod mkswap mktemp modinfo mountpoint mv nbd-client nc netcat netstat nice nl nohup "
+    "nproc nsenter od partprobe paste patch pgrep pidof ping ping6 pivot_root pkill pmap printenv printf "
+    "prlimit ps pwd pwdx readelf readlink realpath renice rev rfkill rm rmdir rtcwake sed seq setfattr "
+    "setsid sha1sum sha224sum sha256sum sha384sum sha512sum sleep sort split stat strings swapoff swapon "
+    "sync sysctl tac tail tar taskset tee test time timeout top touch true truncate tty tunctl uclampset "
+    "ulimit umount uname uniq unix2dos unlink unshare uptime usleep uudecode uuencode uuidgen vconfig "
+    "vmstat watch wc which whoami xargs xxd yes zcat "
+)
+_BUSYBOX: Final = (
+    "awk bc dd diff expr gzip more mount stty tr traceroute vi"  # in Android's toybox, not in Debian's
+)
+
+COMMANDS: Final[dict[str, str]] = {
+    **dict.fromkeys(_TOYBOX.split(), "toybox"),
+    **dict.fromkeys(_BUSYBOX.split(), "busybox"),
+}
+"""Every command that is a link in ``/system/bin``, and the program it links to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """An flock on a file of its own; it ends with the process, however that ends."""
+
+    path: Path
+
+    @contextmanager
+    def held(self, deadline: Deadline) -> Iterator[None]:
+        """Hold it alone.
+
+        Raises:
+            DeadlineError: Somebody else holds it for too long.
+        """
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(deadline.capped(0.1))
+            yield
+        finally:
+            os.close(fd)
+
+
+def build_image(
+    *, arch: str | None = None, deadline: Deadline | None = None, progress: Progress | None = None
+) -> Path:
+    """The phone image for an architecture, built first if the cache does not hold it.
+
+    Takes about 5 s and 15 MB of downloads the first time, then a millisecond. Concurrent callers wait for the
+    one that builds.
+
+    Args:
+        arch: ``amd64`` or ``arm64``; the host's own by default.
+        deadline: For all of it; ten minutes by default.
+        progress: Told what is being done; not called where the image is there already.
+
+    Returns:
+        The root file system's directory; never write to it.
+
+    Raises:
+        VirtualPhoneError: No apt, no network, a package missing, a full disk, …
+        DeadlineError: It took too long.
+    """
+    arch = arch or host_arch()
+    if arch not in TRIPLETS:
+        raise VirtualPhoneError(f"no phone image for {arch}: only for {' and '.join(TRIPLETS)}")
+    deadline = deadline or Deadline("building the phone image", 600)
+    images = cache_dir() / "images"
+    image = images / f"phone-{arch}-{_recipe()}"
+    if image.is_dir():
+        return image
+    try:
+        images.mkdir(parents=True, exist_ok=True)
+        with _Lock(images / f"{image.name}.lock").held(deadline):
+            if not image.is_dir():
+                _build(image, arch, deadline, progress)
+                _remove_older(images, image)
+    except DeadlineError as error:
+        raise DeadlineError(
+            error.operation, seconds=error.seconds, hint="look for a hanging `apt-get`"
+        ) from error
+    except OSError as error:
+        raise VirtualPhoneError(
+            f"cannot build the phone image in {images}: {error.strerror or error}"
+        ) from error
+    return image
+
+
+def hold_image(image: Path) -> int:
+    """Keep an image from being removed for as long as the returned file descriptor is open.
+
+    Raises:
+        VirtualPhoneError: It has just been removed.
+    """
+    fd = os.open(image.with_name(f"{image.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    if not image.is_dir():
+        os.close(fd)
+        raise VirtualPhoneError(f"the phone image {image} is gone", hint="try again: it will be built anew")
+    return fd
+
+
+def _recipe() -> str:
+    """A short hash of everything that decides what the image holds, but for the packages' versions."""
+    recipe = {
+        "packages": PACKAGES,
+        "programs": PROGRAMS,
+        "directories": DIRECTORIES,
+        "links": LINKS,
+        "files": FILES,
+        "commands": COMMANDS,
+        "scripts": {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.iterdir())},
+        "layout": 1,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _build(image: Path, arch: str, deadline: Deadline, progress: Progress | None) -> None:
+    """Fetch, lay out beside the final name, rename. The caller holds the lock."""
+    for leftover in image.parent.glob(f".{image.name}.*"):
+        shutil.rmtree(leftover)
+    part = Path(tempfile.mkdtemp(prefix=f".{image.name}.", dir=image.parent))
+    try:
+        packages = fetch_packages(PACKAGES, part / "packages", arch=arch, deadline=deadline, progress=progress)
+        root = part / "root"
+        _lay_out(part / "packages", root, TRIPLETS[arch])
+        (root / "system/etc/packages.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
+        _flush(root)
+        root.rename(image)
+    finally:
+        shutil.rmtree(part)
+
+
+def _lay_out(packages: Path, root: Path, triplet: str) -> None:
+    """Copy what adbd, mksh and the tools need, in Android's places."""
+    for directory in DIRECTORIES:
+        (root / directory).mkdir(parents=True)
+    for link, target in LINKS.items():
+        (root / link).symlink_to(target)
+    for name, text in FILES.items():
+        (root / name).write_text(text, encoding="utf-8")
+    programs = [packages / source for source in PROGRAMS]
+    if missing := [program.name for program in programs if not program.exists()]:
+        raise VirtualPhoneError(
+            f"the packages hold no {', '.join(missing)}; this distribution lays them out otherwise"
+        )
+    for source, dest in PROGRAMS.items():
+        _copy(packages / source, root / dest, 0o755)
+    libraries = [packages / "usr/lib" / triplet / "android", packages / "usr/lib" / triplet]
+    for name, library in closure(programs, libraries).items():
+        _copy(library, root / library.parent.relative_to(packages) / name, 0o755)
+    interpreter = read_elf(programs[0]).interpreter.lstrip("/")
+    _copy(packages / "usr" / interpreter, root / "usr" / interpreter, 0o755)
+    for command, program in COMMANDS.items():
+        (root / "system/bin" / command).symlink_to(program)
+    for script in SCRIPTS.iterdir():
+        (root / "system/bin" / script.name).unlink(missing_ok=True)  # df replaces toybox's
+        _copy(script, root / "system/bin" / script.name, 0o755)
+
+
+def _copy(source: Path, dest: Path, mode: int) -> None:
+    """Copy a file's content (through symbolic links) under a mode of our own."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, dest)
+    dest.chmod(mode)
+
+
+def _flush(root: Path) -> None:
+    """Bring all files to the disk, so that no crash leaves half-written ones under the final name."""
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            path.chmod(0o755)
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    root.chmod(0o755)
+
+
+def _remove_older(images: Path, image: Path) -> None:
+    """Remove images of other recipes for the same architecture that no phone runs on."""
+    kind = image.name.rpartition("-")[0]
+    for other in images.glob(f"{kind}-*"):
+        if not other.is_dir() or other == image:
+            continue
+        lock = images / f"{other.name}.lock"
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # in use, or being built by an older devicelab
+        else:
+            shutil.rmtree(other)
+            lock.unlink()
+        finally:
+            os.close(fd)

@@ -1,0 +1,55 @@
+"""Which body this machine allows, and why not a fuller one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from devicelab.virtual.body import BodyKind
+
+__all__ = ["choose_body", "namespaces_problem"]
+
+_SECONDS = 30.0
+
+
+def namespaces_problem() -> str | None:
+    """Why phones cannot be made of namespaces here, in words for people; None if they can.
+
+    Tries it for real, in a process of its own that then ends: about 80 ms.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "devicelab.virtual.tryout"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    said = (done.stdout or done.stderr).strip().splitlines() or ["no word of why"]
+    return f"{said[-1]}{_known_reason()}"
+
+
+def choose_body() -> BodyKind:
+    """The fullest body that works here."""
+    return "namespaces" if namespaces_problem() is None else "proot"
+
+
+def _known_reason() -> str:
+    """What on this machine may be in the way, and how to change it."""
+    switches = (
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl -w {}=0"),
+        ("kernel/unprivileged_userns_clone", "0", "sudo sysctl -w {}=1"),
+        ("user/max_user_namespaces", "0", "sudo sysctl -w {}=15000"),
+    )
+    for name, bad, remedy in switches:
+        path = Path("/proc/sys") / name
+        if path.exists() and path.read_text(encoding="utf-8").strip() == bad:
+            dotted = name.replace("/", ".")
+            return f"; {dotted} is {bad}: `{remedy.format(dotted)}` allows it"
+    if os.path.lexists("/.dockerenv"):
+        return "; a container without extra rights forbids it: `docker run --privileged` allows it"
+    return ""

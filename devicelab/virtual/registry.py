@@ -1,0 +1,112 @@
+"""The directories of virtual phones: who owns one, and how it is removed whatever became of its owner.
+
+Each phone's directory holds a lock file on which ``virtual up``, then the keeper and the phone's own processes
+hold an flock, and in which the keeper writes its process id. A directory whose lock is free belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from devicelab.deadline import Deadline
+
+__all__ = ["end", "is_free", "lock_directory", "locked", "process_start", "sign", "sweep"]
+
+_LOCK = "lock"
+_POLL_SECONDS = 0.01
+
+
+def process_start(pid: int) -> int | None:
+    """When a process started, in clock ticks since the host's boot; None if there is none, or only a zombie.
+
+    With the pid it names a process for good: a recycled pid has another start (proc(5), field 22 of stat).
+    """
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name, in brackets, may hold anything
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+@contextmanager
+def locked(path: Path, deadline: Deadline) -> Iterator[None]:
+    """Hold a lock file alone; the lock ends with the process, however that ends.
+
+    Raises:
+        DeadlineError: Somebody else holds it for too long.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _try(fd):
+            time.sleep(deadline.capped(_POLL_SECONDS))
+        yield
+    finally:
+        os.close(fd)
+
+
+def lock_directory(directory: Path) -> int:
+    """Own a phone's fresh directory for as long as the returned descriptor, or a copy of it, is open."""
+    fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def sign(fd: int) -> None:
+    """Write into a held lock that this process is the one to end."""
+    os.pwrite(fd, f"{os.getpid()} {process_start(os.getpid())}\n".encode(), 0)
+
+
+def is_free(directory: Path) -> bool:
+    """Whether a phone's directory belongs to no process any more."""
+    try:
+        fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        return _try(fd)
+    finally:
+        os.close(fd)
+
+
+def sweep(root: Path) -> None:
+    """Remove the directories that killed commands and keepers left. The caller holds the registry's lock."""
+    for directory in root.iterdir():
+        if directory.is_dir() and is_free(directory):
+            shutil.rmtree(directory)
+
+
+def end(directory: Path, patience: float, deadline: Deadline) -> None:
+    """Wait for a phone's processes to end, kill them when patience is over, and remove its directory.
+
+    Raises:
+        DeadlineError: They do not end even so.
+    """
+    kill_at = time.monotonic() + patience
+    while not is_free(directory):
+        if time.monotonic() >= kill_at:
+            _kill(directory)
+        time.sleep(deadline.capped(_POLL_SECONDS))
+    shutil.rmtree(directory)
+
+
+def _kill(directory: Path) -> None:
+    """SIGKILL the keeper that has signed the lock; all else of the phone dies with it."""
+    words = (directory / _LOCK).read_text(encoding="utf-8").split()
+    if len(words) == 2 and process_start(int(words[0])) == int(words[1]):
+        os.kill(int(words[0]), signal.SIGKILL)
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
