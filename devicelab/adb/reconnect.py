@@ -7,12 +7,13 @@ from threading import Event
 
 from devicelab.adb.connection import Endpoint, EndpointState
 from devicelab.adb.listing import Listed
+from devicelab.adb.malformed import MalformedError
 from devicelab.adb.program import ServerAddress
-from devicelab.adb.smartsocket import BlockDecoder, MalformedError, RefusedError, SmartSocket, query
+from devicelab.adb.smartsocket import BlockDecoder, RefusedError, SmartSocket, query
 from devicelab.deadline import Deadline
 from devicelab.errors import AdbUnavailableError, DeadlineError
 
-__all__ = ["absent", "is_address", "normalized", "reconnect"]
+__all__ = ["absent", "forget", "is_address", "normalized", "reconnect"]
 
 _LOOK_UP = 0.2  # seconds between two looks at ``stop``
 _DEFAULT_PORT = 5555
@@ -63,6 +64,18 @@ def reconnect(server: ServerAddress, address: str, deadline: Deadline, stop: Eve
     if answer.startswith(("connected to", "already connected to", "failed to authenticate")):
         return ""
     return answer.removeprefix(f"failed to connect to '{address}': ")
+
+
+def forget(server: ServerAddress, address: str, deadline: Deadline) -> None:
+    """Make a running server drop what it remembers of an address; nothing happens where no server runs.
+
+    Raises:
+        DeadlineError: The server is silent.
+    """
+    try:
+        query(server, f"host:disconnect:{address}", deadline)
+    except (RefusedError, AdbUnavailableError):
+        pass  # it knew nothing of the address, or there is no server that could
 
 
 def absent(listed: Mapping[str, Listed], wanted: set[str], said: Mapping[str, str]) -> list[Endpoint]:
