@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import Event
 
 from devicelab.adb.connection import Endpoint, EndpointState
@@ -72,10 +73,8 @@ def forget(server: ServerAddress, address: str, deadline: Deadline) -> None:
     Raises:
         DeadlineError: The server is silent.
     """
-    try:
+    with suppress(RefusedError, AdbUnavailableError):  # it knew nothing of the address, or there is no server
         query(server, f"host:disconnect:{address}", deadline)
-    except (RefusedError, AdbUnavailableError):
-        pass  # it knew nothing of the address, or there is no server that could
 
 
 def absent(listed: Mapping[str, Listed], wanted: set[str], said: Mapping[str, str]) -> list[Endpoint]:
