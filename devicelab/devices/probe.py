@@ -38,7 +38,7 @@ _TOOLS = ("sha256sum", "setsid", "nohup", "timeout", "taskset")
 _SCRIPT = """\
 exec 2>/dev/null
 n={first}
-n=$n{second}
+n=${{n}}{second}
 m="
 @$n "
 f={directory}/{file}$n
@@ -74,7 +74,11 @@ df -k {directory} || df {directory}
 q() {{
 dumpsys $1 2>&1 &
 p=$!
-(trap 'kill $s;exit' TERM; sleep {patience} & s=$!; wait $s; kill -9 $p) </dev/null >/dev/null &
+(exec </dev/null >/dev/null
+trap 'kill $!; exit' TERM
+sleep {patience} &
+wait $!
+kill -9 $p) &
 w=$!
 wait $p
 [ $? = 137 ] && echo "${{m}}late $1"

@@ -10,10 +10,10 @@ Grammar::
 The option may be repeated: a device is meant if any of the selectors means it. Keys and words are compared
 without regard to case.
 
-* A *name* is an ADB serial or an identity, whole (``R58M123``, ``127.0.0.1:7001``), a pattern (``emulator-*``) or
-  a beginning of at least four characters that fits exactly one device.
+* A *name* is an ADB serial or an identity, whole (``R58M123``, ``127.0.0.1:7001``), a pattern (``emulator-*``)
+  or a beginning of at least four characters that fits exactly one device.
 * *Words* (``serial identity state model manufacturer android abi soc transport``): ``=`` and ``!=`` take the
-  patterns ``*``, ``?`` and ``[abc]``. A device fits ``abi=…`` if any of its ABIs does and ``abi!=…`` if none does.
+  patterns ``*``, ``?`` and ``[abc]``. A device fits ``abi=…`` if any of its ABIs does, ``abi!=…`` if none does.
 * *Numbers* (``sdk ram_mb free_memory_mb free_storage_mb battery_percent battery_celsius cores page_size``) take
   all operators: ``sdk>=29``. So do ``android`` (``android>=4.4``, part by part) and ``thermal_status``, whose
   values are names: ``thermal_status<=light``.
@@ -114,16 +114,15 @@ _NUMBERS: dict[str, Callable[[Selectable], float | None]] = {
     "ready": lambda device: float(device.ready),
 }
 _KEYS = (*_WORDS, *_NUMBERS)
-_OTHER_NAMES = {
-    "abis": "abi",
-    "ram": "ram_mb",
-    "battery": "battery_percent",
-    "api": "sdk",
-    "version": "android",
-}
+_OTHER_NAMES = {"abis": "abi", "ram": "ram_mb", "battery": "battery_percent", "api": "sdk"}
 _OPERATORS: dict[str, Callable[[_Order, _Order], bool]] = {
-    "=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
-}  # fmt: skip
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +216,7 @@ def _word_test(key: str, pattern: str, *, wanted: bool) -> Callable[[Selectable]
     pattern = pattern.lower()
 
     def fits(device: Selectable) -> bool:
-        found = any(fnmatchcase(word.lower(), pattern) for word in words(device) if word is not None)
+        found = any(_like(word.lower(), pattern) for word in words(device) if word is not None)
         return found is wanted
 
     return fits
@@ -277,7 +276,7 @@ def _name(text: str, devices: Sequence[Selectable]) -> Callable[[Selectable], bo
     """Serial or identity: whole, as a pattern, or the beginning of exactly one."""
     wanted = text.lower()
     if _GLOB.search(wanted):
-        return lambda device: any(fnmatchcase(name, wanted) for name in _names(device))
+        return lambda device: any(_like(name, wanted) for name in _names(device))
     if not any(wanted in _names(device) for device in devices) and len(wanted) >= _SHORTEST_PREFIX:
         begun = [device for device in devices if any(name.startswith(wanted) for name in _names(device))]
         if len(begun) > 1:
@@ -288,18 +287,35 @@ def _name(text: str, devices: Sequence[Selectable]) -> Callable[[Selectable], bo
     return lambda device: wanted in _names(device)
 
 
+def _like(word: str, pattern: str) -> bool:
+    """Whether a word is, or fits, a pattern (``[::1]:5555`` looks like one and is meant as it is)."""
+    return word == pattern or fnmatchcase(word, pattern)
+
+
 def _names(device: Selectable) -> list[str]:
     names = (device.serial, *device.alternatives, device.identity)
     return [name.lower() for name in names if name is not None]
 
 
+_EXAMPLES = {
+    "model": "model=Pixel*",
+    "manufacturer": "manufacturer=google",
+    "android": "android>=10",
+    "abi": "abi=arm64-v8a",
+    "state": "state=ready",
+    "transport": "transport=server",
+    "sdk": "sdk>=29",
+    "battery_percent": "battery_percent>50",
+    "battery_celsius": "battery_celsius<35",
+    "cores": "cores>=4",
+    "page_size": "page_size=4096",
+    "thermal_status": "thermal_status<=light",
+    "ready": "ready=yes",
+}
+
+
 def _example(key: str) -> str:
-    values = {
-        "model": "=Pixel*", "manufacturer": "=google", "android": ">=10", "abi": "=arm64-v8a", "state": "=ready",
-        "sdk": ">=29", "thermal_status": "<=light", "ready": "=yes", "battery_percent": ">50",
-        "battery_celsius": "<35", "cores": ">=4", "page_size": "=4096", "transport": "=server",
-    }  # fmt: skip
-    return key + values.get(key, ">2000" if key in _NUMBERS else "=NAME")
+    return _EXAMPLES.get(key, f"{key}>2000" if key in _NUMBERS else f"{key}=NAME")
 
 
 def _nothing(selectors: Sequence[Selector], devices: Sequence[Selectable]) -> str:
@@ -316,9 +332,9 @@ def _nothing(selectors: Sequence[Selector], devices: Sequence[Selectable]) -> st
 def _what_there_is(devices: Sequence[Selectable]) -> str | None:
     if not devices:
         return None
-    listed = [
-        f"{device.serial} ({', '.join(filter(None, (device.facts.model, *device.facts.abis[:1], device.state)))})"
-        for device in devices[:8]
-    ]
+    listed = []
+    for device in devices[:8]:
+        traits = (device.facts.model, *device.facts.abis[:1], device.state)
+        listed.append(f"{device.serial} ({', '.join(trait for trait in traits if trait)})")
     more = f" and {len(devices) - 8} more" if len(devices) > 8 else ""
     return f"there is {', '.join(listed)}{more}"
