@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from devicelab.adb.connection import Connection
+from devicelab.adb.malformed import MalformedError
 from devicelab.adb.shell_protocol import (
     Channel,
     Output,
@@ -211,7 +212,7 @@ class ShellProcess:
         data = self._stream.read(_READ, deadline)
         try:
             self._pending += self._decoder.feed(data)
-        except ValueError as error:
+        except MalformedError as error:
             raise ProtocolError(f"`{self.argv[0]}`: {error}", device=serial) from error
         if not data and self._decoder.code is None:
             raise ProtocolError(f"the shell of `{self.argv[0]}` ended without an exit code", device=serial)

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
 
+from devicelab.adb.malformed import MalformedError
+
 __all__ = [
     "Channel",
     "Output",
@@ -71,7 +73,7 @@ class ShellDecoder(Protocol):
         """Decode more bytes into what can be passed on now.
 
         Raises:
-            ValueError: The bytes are not what a shell service sends; the text says why.
+            MalformedError: The bytes are not what a shell service sends; the text says why.
         """
         ...
 
@@ -109,9 +111,9 @@ class V2Decoder:
 
     def _begin_frame(self, number: int, length: int) -> None:
         if number not in (_STDOUT, _STDERR, _EXIT):
-            raise ValueError(f"a shell frame with the unknown id {number}")
+            raise MalformedError(f"a shell frame with the unknown id {number}")
         if length > FRAME_LIMIT or (number == _EXIT and length != 1):
-            raise ValueError(f"a shell frame (id {number}) of {length} bytes")
+            raise MalformedError(f"a shell frame (id {number}) of {length} bytes")
         self._id, self._left = number, length
 
     def _take(self, piece: bytes, output: list[Output]) -> None:
@@ -133,7 +135,7 @@ class V2Decoder:
         end = line.find(b"\n", 0, _PID_LIMIT + 1)
         if end < 0:
             if len(line) > _PID_LIMIT:
-                raise ValueError(f"the shell began with {bytes(line[:40])!r} and not with its process id")
+                raise MalformedError(f"the shell began with {bytes(line[:40])!r} and not with its process id")
             return b""
         self.pid = _parse(_PID, bytes(line[:end]), "process id")
         self._first_line = None
@@ -178,7 +180,9 @@ class V1Decoder:
         line = self._line(at) if at >= 0 else None
         if line is None:
             if len(self._buffer) > _PREFACE_LIMIT:
-                raise ValueError(f"the shell began with {bytes(self._buffer[:40])!r} and not with its marker")
+                raise MalformedError(
+                    f"the shell began with {bytes(self._buffer[:40])!r} and not with its marker"
+                )
             return False
         self.pid = _parse(_PID, line, "process id")
         end = self._buffer.index(b"\n", at)
@@ -194,7 +198,9 @@ class V1Decoder:
         if end >= 0:
             return bytes(self._buffer[start:end]).removesuffix(b"\r")
         if len(self._buffer) > start + _PID_LIMIT:
-            raise ValueError(f"after its marker the shell printed {bytes(self._buffer[start : start + 40])!r}")
+            raise MalformedError(
+                f"after its marker the shell printed {bytes(self._buffer[start : start + 40])!r}"
+            )
         return None
 
     def _possible_marker(self) -> int:
@@ -280,5 +286,5 @@ def _quoted(argv: Sequence[str]) -> str:
 
 def _parse(pattern: re.Pattern[bytes], text: bytes, what: str) -> int:
     if not pattern.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no {what}")
+        raise MalformedError(f"{text[:40]!r} is no {what}")
     return int(text)

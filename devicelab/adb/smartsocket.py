@@ -15,6 +15,7 @@ import socket
 from types import TracebackType
 from typing import Self
 
+from devicelab.adb.malformed import MalformedError
 from devicelab.adb.program import ServerAddress
 from devicelab.adb.sockets import DeadlineSocket
 from devicelab.deadline import Deadline
@@ -36,10 +37,6 @@ _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 
 class RefusedError(Exception):
     """The server answered FAIL; the reason is its only argument. Always turned into a DevicelabError."""
-
-
-class MalformedError(Exception):
-    """Whatever answers there is no adb server. Always turned into an AdbUnavailableError."""
 
 
 def encode_request(service: str) -> bytes:

@@ -10,9 +10,10 @@ from threading import Event
 
 from devicelab.adb.connection import Endpoint, EndpointState
 from devicelab.adb.listing import Listed, parse_listing
+from devicelab.adb.malformed import MalformedError
 from devicelab.adb.program import ServerAddress
 from devicelab.adb.reconnect import absent, reconnect
-from devicelab.adb.smartsocket import BlockDecoder, MalformedError, RefusedError, SmartSocket
+from devicelab.adb.smartsocket import BlockDecoder, RefusedError, SmartSocket
 from devicelab.deadline import Deadline
 from devicelab.errors import AdbUnavailableError, DeadlineError
 
