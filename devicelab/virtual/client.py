@@ -113,7 +113,7 @@ class VirtualPhone:
         self.ask("link", {"bytes_per_second": bytes_per_second, "latency": latency})
 
     def authorize(self, answer: Answer) -> None:
-        """Answer the question "Allow debugging?" on the phone's screen, the open one or the next.
+        """Answer "Allow USB debugging?" on the phone's screen; it is asked once a host has connected.
 
         ``always`` remembers the host's key, ``allow`` lets it in until the connection ends.
         """

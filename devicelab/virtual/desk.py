@@ -15,13 +15,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from devicelab.deadline import Deadline
+from devicelab.devices.locks import flocked
 from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
 from devicelab.virtual import registry
 from devicelab.virtual.body import BodyKind
@@ -169,9 +170,11 @@ class VirtualDesk:
             phones = [VirtualPhone.read(path) for path in paths if (path / PHONE).exists()]
         return sorted(phones, key=lambda phone: phone.port)
 
-    def _lock(self, deadline: Deadline) -> AbstractContextManager[None]:
+    @contextmanager
+    def _lock(self, deadline: Deadline) -> Iterator[None]:
         """One command at a time changes the registry."""
-        return registry.locked(self.directory / ".lock", deadline)
+        with (self.directory / ".lock").open("a") as file, flocked(file.fileno(), deadline):
+            yield
 
     def _names(self) -> Sequence[str]:
         return sorted(path.name for path in self.directory.iterdir() if path.is_dir())

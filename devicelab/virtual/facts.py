@@ -44,6 +44,7 @@ class Facts:
                 path = self._vendor / folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"{text}\n" if folder == "properties" else text, encoding="utf-8")
+        (self._vendor / "page_size").write_text(f"{self._spec.page_size}\n", encoding="utf-8")
         self.new_boot()
         self.write_health()
 
@@ -76,7 +77,10 @@ class Facts:
 
     def write_filled(self, size: int) -> None:
         """Tell df how many bytes are taken that the data partition does not really hold."""
-        self._replace(self._vendor / "filled", f"{size // 1024}\n")
+        if size:
+            self._replace(self._vendor / "filled", f"{size // 1024}\n")
+        else:
+            (self._vendor / "filled").unlink(missing_ok=True)
 
     def _replace(self, path: Path, text: str) -> None:
         """Write a file so that a reader in the phone sees the old or the new one, whole."""

@@ -2,12 +2,12 @@
 
 Built once per recipe and architecture into the cache directory and shared, read-only, by all phones::
 
-    <cache>/images/phone-amd64-<recipe>/        the root file system
-    <cache>/images/phone-amd64-<recipe>.lock    held exclusively while building or removing, shared while in use
+    <cache>/images/phone-amd64-<recipe>/    the root file system; flocked (shared) while a phone runs on it
+    <cache>/images/.lock                    held while an image is built or removed
 
 A build goes to a directory of another name that is renamed once it is whole, so a killed build leaves nothing
-that looks finished; whoever gets the lock next removes it. Images of older recipes go when a newer one is
-built, unless a phone still runs on them.
+that looks finished; whoever builds next removes it. Images of older recipes go when a newer one is built,
+unless a phone still runs on them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from devicelab.deadline import Deadline
-from devicelab.errors import DeadlineError, VirtualPhoneError
+from devicelab.devices.locks import flocked
+from devicelab.errors import VirtualPhoneError
 from devicelab.files import cache_dir
 from devicelab.virtual.elf import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch
@@ -34,11 +31,11 @@ from devicelab.virtual.packages import Progress, fetch_packages, host_arch
 __all__ = ["COMMANDS", "SCRIPTS", "build_image", "hold_image"]
 
 PACKAGES: Final = ("adbd", "busybox", "mksh", "toybox")
-PROGRAMS: Final = {  # in the packages -> in the image
-    "usr/lib/android-sdk/platform-tools/adbd": "system/bin/adbd",
-    "usr/bin/mksh": "system/bin/sh",
-    "usr/bin/toybox": "system/bin/toybox",
-    "usr/bin/busybox": "system/bin/busybox",
+PROGRAMS: Final = {  # in the packages -> in the image; /system/bin links to them
+    "usr/lib/android-sdk/platform-tools/adbd": "usr/bin/adbd",
+    "usr/bin/mksh": "usr/bin/mksh",
+    "usr/bin/toybox": "usr/bin/toybox",
+    "usr/bin/busybox": "usr/bin/busybox",
 }
 SCRIPTS: Final = Path(__file__).with_name("scripts")
 DIRECTORIES: Final = (
@@ -68,6 +65,8 @@ FILES: Final = {
 }
 TRIPLETS: Final = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
+_PART: Final = ".part-"
+
 _TOYBOX: Final = (
     "acpi base64 basename blkid blockdev cal cat chattr chgrp chmod chown chroot chrt cksum clear cmp "
     "comm cp cpio cut date devmem df dirname dmesg dos2unix du echo egrep env expand fallocate false "
@@ -87,36 +86,13 @@ _BUSYBOX: Final = (
 )
 
 COMMANDS: Final[dict[str, str]] = {
+    "sh": "mksh",
+    "adbd": "adbd",
+    "toybox": "toybox",
     **dict.fromkeys(_TOYBOX.split(), "toybox"),
     **dict.fromkeys(_BUSYBOX.split(), "busybox"),
 }
-"""Every command that is a link in ``/system/bin``, and the program it links to."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Lock:
-    """An flock on a file of its own; it ends with the process, however that ends."""
-
-    path: Path
-
-    @contextmanager
-    def held(self, deadline: Deadline) -> Iterator[None]:
-        """Hold it alone.
-
-        Raises:
-            DeadlineError: Somebody else holds it for too long.
-        """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(deadline.capped(0.1))
-            yield
-        finally:
-            os.close(fd)
+"""Every command that is a link in ``/system/bin``, and the program in ``/usr/bin`` that it links to."""
 
 
 def build_image(
@@ -149,14 +125,10 @@ def build_image(
         return image
     try:
         images.mkdir(parents=True, exist_ok=True)
-        with _Lock(images / f"{image.name}.lock").held(deadline):
+        with (images / ".lock").open("a") as lock, flocked(lock.fileno(), deadline):
             if not image.is_dir():
                 _build(image, arch, deadline, progress)
                 _remove_older(images, image)
-    except DeadlineError as error:
-        raise DeadlineError(
-            error.operation, seconds=error.seconds, hint="look for a hanging `apt-get`"
-        ) from error
     except OSError as error:
         raise VirtualPhoneError(
             f"cannot build the phone image in {images}: {error.strerror or error}"
@@ -165,17 +137,32 @@ def build_image(
 
 
 def hold_image(image: Path) -> int:
-    """Keep an image from being removed for as long as the returned file descriptor is open.
+    """Keep an image from being removed for as long as the returned file descriptor, or a copy of it, is open.
 
     Raises:
         VirtualPhoneError: It has just been removed.
     """
-    fd = os.open(image.with_name(f"{image.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    if not image.is_dir():
+    gone = VirtualPhoneError(f"the phone image {image} is gone", hint="try again: it will be built anew")
+    try:
+        fd = os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise gone from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if not _is_still(fd, image):
+            raise gone
+    except BaseException:
         os.close(fd)
-        raise VirtualPhoneError(f"the phone image {image} is gone", hint="try again: it will be built anew")
+        raise
     return fd
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    """Whether a path still leads to what was opened by it."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _recipe() -> str:
@@ -195,9 +182,9 @@ def _recipe() -> str:
 
 def _build(image: Path, arch: str, deadline: Deadline, progress: Progress | None) -> None:
     """Fetch, lay out beside the final name, rename. The caller holds the lock."""
-    for leftover in image.parent.glob(f".{image.name}.*"):
+    for leftover in image.parent.glob(f"{_PART}*"):
         shutil.rmtree(leftover)
-    part = Path(tempfile.mkdtemp(prefix=f".{image.name}.", dir=image.parent))
+    part = Path(tempfile.mkdtemp(prefix=_PART, dir=image.parent))
     try:
         packages = fetch_packages(PACKAGES, part / "packages", arch=arch, deadline=deadline, progress=progress)
         root = part / "root"
@@ -230,7 +217,7 @@ def _lay_out(packages: Path, root: Path, triplet: str) -> None:
     interpreter = read_elf(programs[0]).interpreter.lstrip("/")
     _copy(packages / "usr" / interpreter, root / "usr" / interpreter, 0o755)
     for command, program in COMMANDS.items():
-        (root / "system/bin" / command).symlink_to(program)
+        (root / "system/bin" / command).symlink_to(f"../../usr/bin/{program}")
     for script in SCRIPTS.iterdir():
         (root / "system/bin" / script.name).unlink(missing_ok=True)  # df replaces toybox's
         _copy(script, root / "system/bin" / script.name, 0o755)
@@ -259,19 +246,17 @@ def _flush(root: Path) -> None:
 
 
 def _remove_older(images: Path, image: Path) -> None:
-    """Remove images of other recipes for the same architecture that no phone runs on."""
+    """Remove older images for the same architecture that no phone runs on. The caller holds the lock."""
     kind = image.name.rpartition("-")[0]
     for other in images.glob(f"{kind}-*"):
-        if not other.is_dir() or other == image:
+        if other == image:
             continue
-        lock = images / f"{other.name}.lock"
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Under another name first: nobody can begin to use it then, and a killed removal is resumed.
+            shutil.rmtree(other.rename(images / f"{_PART}{other.name}"))
         except BlockingIOError:
-            continue  # in use, or being built by an older devicelab
-        else:
-            shutil.rmtree(other)
-            lock.unlink()
+            continue  # in use
         finally:
             os.close(fd)

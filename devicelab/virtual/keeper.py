@@ -19,13 +19,13 @@ import socket
 import time
 from types import FrameType
 
+from devicelab.devices.processes import start_time
 from devicelab.errors import DevicelabError
 from devicelab.files import write_atomically
 from devicelab.virtual.body import Body
 from devicelab.virtual.facts import Facts
 from devicelab.virtual.image import hold_image
 from devicelab.virtual.phone import Phone
-from devicelab.virtual.registry import process_start
 from devicelab.virtual.sandbox import NamespaceBody
 from devicelab.virtual.spec import PhoneSpec
 
@@ -122,7 +122,7 @@ class Keeper:
             "body": body.kind,
             "limits": list(body.limits),
             "pid": os.getpid(),
-            "start": process_start(os.getpid()),
+            "start": start_time(os.getpid()),
         }
         write_atomically(spec.directory / PHONE, json.dumps(facts).encode(), mode=0o600)
 

@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -67,6 +68,7 @@ def _become_keeper(spec: PhoneSpec, own: tuple[int, int], others: Sequence[int])
             spec.directory / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
         os.dup2(log, 2)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         sock = socket.socket(fileno=own[0])
         keeper = _start(spec, sock)
         if keeper is not None:

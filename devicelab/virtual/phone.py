@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from devicelab.deadline import Deadline
-from devicelab.errors import VirtualPhoneError
+from devicelab.errors import DevicelabError, VirtualPhoneError
+from devicelab.virtual.authorization import Answer, Authorization
 from devicelab.virtual.body import Body
+from devicelab.virtual.curves import Curve, value_at
 from devicelab.virtual.facts import Facts
+from devicelab.virtual.gate import Gate
+from devicelab.virtual.packets import MAX_PAYLOAD, VERSION_NO_CHECKSUMS
 from devicelab.virtual.relay import Link, Relay
 from devicelab.virtual.spec import PhoneSpec
 
-__all__ = ["Curve", "Phone", "Timers", "at"]
+__all__ = ["Phone", "Timers"]
 
 BOOT_SECONDS = 20.0
 _CONNECT_SECONDS = 5.0
-_HANDSHAKE_SECONDS = 3600.0  # a question on the phone's screen waits for its owner
+_HANDSHAKE_SECONDS = 30.0  # for what a host has to say; the phone's owner may think for longer
 _TICK = 0.5
 
-Curve = Sequence[tuple[float, float]]
-"""Points (seconds from now, value), joined by straight lines; the last value stays."""
 
-
-def at(curve: Curve, seconds: float) -> float:
-    """A curve's value at a time: the first point's before it, the last one's after it."""
-    before = curve[0]
-    for point in curve:
-        if seconds < point[0]:
-            span = point[0] - before[0]
-            share = (seconds - before[0]) / span if span > 0 else 1.0
-            return before[1] + share * (point[1] - before[1])
-        before = point
-    return before[1]
+_log = logging.getLogger(__name__)
 
 
 class Timers:
-    """What the keeper's loop has to do later."""
+    """What the keeper's loop has to do later. A failure is logged and ends nothing else."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, str, Callable[[], None]]] = []
@@ -63,7 +56,11 @@ class Timers:
     def run(self) -> None:
         """Do what is due."""
         while self._heap and self._heap[0][0] <= time.monotonic():
-            heapq.heappop(self._heap)[3]()
+            _, _, key, action = heapq.heappop(self._heap)
+            try:
+                action()
+            except DevicelabError as error:
+                _log.error("%s failed: %s", key, error)  # and the phone stays as it is; `status` shows how
 
 
 class Phone:
@@ -82,10 +79,16 @@ class Phone:
         self._facts = facts
         self.timers = Timers()
         self._link = Link()
+        self._gate = Gate(
+            authorization=Authorization(spec.directory / "adb_keys", required=spec.authorization == "ask"),
+            version=None if spec.version == VERSION_NO_CHECKSUMS else spec.version,
+            max_payload=None if spec.max_payload == MAX_PAYLOAD else spec.max_payload,
+        )
         self._relay = Relay(sock, self._handshake, self._link)
         self._plugged = True
         self._frozen = False
         self._on = False
+        self._filled = spec.filled
         self.commands: dict[str, Callable[[Any], object]] = {
             "status": self._status,
             "kill": self._kill,
@@ -98,6 +101,7 @@ class Phone:
             "disk": self._set_disk,
             "fill": self._fill,
             "link": self._set_link,
+            "authorize": self._authorize,
             "battery": self._set_battery,
             "temperature": self._set_temperature,
             "thermal": self._set_thermal,
@@ -109,8 +113,7 @@ class Phone:
         Raises:
             VirtualPhoneError: adbd does not start.
         """
-        if self._spec.filled:
-            self._facts.write_filled(self._spec.filled)
+        self._facts.write_filled(self._filled)
         self._start(None)
         self._watch()
 
@@ -119,13 +122,19 @@ class Phone:
         self._relay.close()
         self._body.close()
 
-    def _handshake(self, _host: socket.socket) -> socket.socket | None:
+    def _handshake(self, host: socket.socket) -> socket.socket | None:
         """The phone's end for a new connection (in a thread of that connection's own)."""
-        return self._body.connect(Deadline("connecting to adbd", _CONNECT_SECONDS, self._spec.name))
+
+        def connect() -> socket.socket:
+            return self._body.connect(Deadline("connecting to adbd", _CONNECT_SECONDS, self._spec.name))
+
+        return self._gate.handshake(
+            host, connect, Deadline("the handshake", _HANDSHAKE_SECONDS, self._spec.name)
+        )
 
     def _watch(self) -> None:
         """Look after a body that ended by itself."""
-        if self._on and not self._frozen and not self._body.alive():
+        if self._on and not self._body.alive():
             self._power_off()
         self.timers.set("watch", _TICK, self._watch)
 
@@ -179,16 +188,21 @@ class Phone:
 
     def _set_disk(self, size: int) -> None:
         self._body.set_disk(size)
-        self._facts.write_filled(0)
+        self._filled = 0
+        self._facts.write_filled(self._filled)
 
     def _fill(self, free: int) -> None:
         """Leave so many bytes: the partition shrinks to that, and df counts the rest as used."""
         size, used = self._body.disk_usage()
         self._body.set_disk(used + free)
-        self._facts.write_filled(max(0, size - used - free))
+        self._filled = max(0, self._filled + size - used - free)
+        self._facts.write_filled(self._filled)
 
     def _set_link(self, value: dict[str, float | None]) -> None:
         self._link.set(value["bytes_per_second"], value["latency"] or 0.0)
+
+    def _authorize(self, answer: str) -> None:
+        self._gate.authorization.answer(Answer(answer))
 
     def _set_battery(self, value: float | Curve) -> None:
         def apply(level: float) -> None:
@@ -217,7 +231,7 @@ class Phone:
 
         def step() -> None:
             seconds = time.monotonic() - begin
-            apply(at(curve, seconds))
+            apply(value_at(curve, seconds))
             self._facts.write_health()
             if seconds < curve[-1][0]:
                 self.timers.set(key, min(_TICK, curve[-1][0] - seconds), step)
@@ -237,4 +251,5 @@ class Phone:
             "level": self._facts.level,
             "celsius": self._facts.celsius,
             "thermal_status": self._facts.thermal_status,
+            "questions": [str(question) for question in self._gate.authorization.pending()],
         }

@@ -53,6 +53,7 @@ def plan_phone(profile: Profile, kind: BodyKind, image: Path | None, directory: 
         version=profile.protocol.version,
         max_payload=profile.protocol.max_payload,
         authorization=profile.authorization,
+        page_size=profile.page_size,
         boot_seconds=profile.boot_seconds,
         properties=properties,
         dumpsys=dumpsys,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -23,7 +23,10 @@ import yaml
 from devicelab.errors import ConfigError
 from devicelab.virtual.sizes import parse_size
 
-__all__ = ["Battery", "Profile", "Protocol", "Thermal", "load_profile", "profile_names"]
+__all__ = ["DEFAULT_PROFILE", "Battery", "Profile", "Protocol", "Thermal", "load_profile", "profile_names"]
+
+DEFAULT_PROFILE = "emulator"
+"""The one phone whose properties say what it executes, on an x86_64 host."""
 
 PROFILES = Path(__file__).with_name("profiles")
 _PROPERTY = re.compile(r"[A-Za-z0-9_@:-]+(\.[A-Za-z0-9_@:-]+)*")
@@ -96,7 +99,7 @@ class Profile:
         cores: Number of processor cores, as ``/sys/devices/system/cpu`` tells it.
         cpuinfo: ``/proc/cpuinfo``.
         meminfo: ``/proc/meminfo``.
-        without: Commands of the image that this phone does not have.
+        commands: What is in its ``/system/bin``, of what the image has; None for all of it.
     """
 
     name: str
@@ -115,7 +118,7 @@ class Profile:
     cores: int
     cpuinfo: str
     meminfo: str
-    without: tuple[str, ...] = field(default=())
+    commands: tuple[str, ...] | None = None
 
 
 def profile_names() -> list[str]:
@@ -244,6 +247,7 @@ _READERS: Mapping[object, Callable[[Any, str], object]] = {
     float: _number,
     int | None: lambda value, where: None if value is None else _whole(value, where),
     tuple[str, ...]: _words,
+    tuple[str, ...] | None: lambda value, where: None if value is None else _words(value, where),
     Mapping[str, str]: _properties,
     Protocol: lambda value, where: _build(Protocol, value, where),
     Battery: lambda value, where: _build(Battery, value, where),
@@ -267,7 +271,7 @@ def _check(profile: Profile, where: str) -> None:
     for name in profile.properties:
         if not _PROPERTY.fullmatch(name):
             raise ConfigError(f"{where}: {name!r} is not a property's name")
-    for command in profile.without:
+    for command in profile.commands or ():
         if not _COMMAND.fullmatch(command):
             raise ConfigError(f"{where}: {command!r} is not a command's name")
     if any(set(feature) & set(",;:") for feature in profile.protocol.features):

@@ -11,45 +11,15 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from devicelab.deadline import Deadline
+from devicelab.devices.processes import process_alive, start_time
 
-__all__ = ["end", "is_free", "lock_directory", "locked", "process_start", "sign", "sweep"]
+__all__ = ["end", "is_free", "lock_directory", "sign", "sweep"]
 
 _LOCK = "lock"
 _POLL_SECONDS = 0.01
-
-
-def process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since the host's boot; None if there is none, or only a zombie.
-
-    With the pid it names a process for good: a recycled pid has another start (proc(5), field 22 of stat).
-    """
-    try:
-        stat = Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name, in brackets, may hold anything
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-@contextmanager
-def locked(path: Path, deadline: Deadline) -> Iterator[None]:
-    """Hold a lock file alone; the lock ends with the process, however that ends.
-
-    Raises:
-        DeadlineError: Somebody else holds it for too long.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not _try(fd):
-            time.sleep(deadline.capped(_POLL_SECONDS))
-        yield
-    finally:
-        os.close(fd)
 
 
 def lock_directory(directory: Path) -> int:
@@ -61,7 +31,7 @@ def lock_directory(directory: Path) -> int:
 
 def sign(fd: int) -> None:
     """Write into a held lock that this process is the one to end."""
-    os.pwrite(fd, f"{os.getpid()} {process_start(os.getpid())}\n".encode(), 0)
+    os.pwrite(fd, f"{os.getpid()} {start_time(os.getpid())}\n".encode(), 0)
 
 
 def is_free(directory: Path) -> bool:
@@ -100,7 +70,7 @@ def end(directory: Path, patience: float, deadline: Deadline) -> None:
 def _kill(directory: Path) -> None:
     """SIGKILL the keeper that has signed the lock; all else of the phone dies with it."""
     words = (directory / _LOCK).read_text(encoding="utf-8").split()
-    if len(words) == 2 and process_start(int(words[0])) == int(words[1]):
+    if len(words) == 2 and process_alive(int(words[0]), int(words[1])):
         os.kill(int(words[0]), signal.SIGKILL)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,6 +21,10 @@ __all__ = ["NamespaceBody"]
 
 ADBD_PORT = 5555  # in the phone's own network
 _CHANNEL_SECONDS = 10.0  # a request to the holder takes microseconds; this only catches a stopped one
+
+
+class _GoneError(VirtualPhoneError):
+    """The holder has ended, and the phone's namespaces and data with it."""
 
 
 class NamespaceBody:
@@ -74,7 +79,10 @@ class NamespaceBody:
 
     def alive(self) -> bool:
         """Whether the phone's init runs, and so, but for a moment after a crash, adbd."""
-        return bool(self._ask({"alive": True})[0]["alive"])
+        try:
+            return bool(self._ask({"alive": True})[0]["alive"])
+        except _GoneError:
+            return False
 
     def connect(self, deadline: Deadline) -> socket.socket:
         """A fresh connection to adbd: a socket made inside the phone's network, connected from here."""
@@ -99,7 +107,8 @@ class NamespaceBody:
 
     def kill(self) -> None:
         """SIGKILL everything in the phone and wait until it is gone."""
-        self._ask({"kill": True})
+        with contextlib.suppress(_GoneError):  # then so is everything else
+            self._ask({"kill": True})
 
     def freeze(self) -> None:
         """SIGSTOP every process in the phone."""
@@ -136,7 +145,7 @@ class NamespaceBody:
         """
         what = next(iter(request))
         if self._closed:
-            raise self._error(f"cannot {what}: it is closed")
+            raise _GoneError(f"cannot {what}: it is closed", device=self._spec.name)
         channel = self._holder.channel
         try:
             with self._lock:
@@ -144,7 +153,9 @@ class NamespaceBody:
                 channel.send(request)
                 answer, fd = channel.receive()
         except (OSError, EOFError) as error:
-            raise self._error(f"cannot {what}: its holder process {self._holder.pid} is gone") from error
+            message = f"cannot {what}: its process {self._holder.pid}, which holds the rest, is gone"
+            hint = "take it down and bring it up again"
+            raise _GoneError(message, device=self._spec.name, hint=hint) from error
         if "error" in answer:
             raise self._error(f"cannot {what}: {answer['error']}")
         return answer, fd

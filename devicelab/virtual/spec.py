@@ -65,6 +65,7 @@ class PhoneSpec:
         version: ``A_VERSION`` of its handshake.
         max_payload: Its longest packet in bytes.
         authorization: ``none`` or ``ask``.
+        page_size: What getconf says, in bytes.
         boot_seconds: From adbd's start until ``sys.boot_completed`` is 1.
         properties: What getprop prints, but for the boot's progress.
         dumpsys: Text of each service, with ``$level``, ``$tenths``, ``$status``, ``$battery``, ``$skin`` in it.
@@ -84,6 +85,7 @@ class PhoneSpec:
     version: int
     max_payload: int
     authorization: str
+    page_size: int
     boot_seconds: float
     properties: Mapping[str, str]
     dumpsys: Mapping[str, str]
