@@ -14,21 +14,9 @@ from devicelab.adb.smartsocket import BlockDecoder, RefusedError, SmartSocket, q
 from devicelab.deadline import Deadline
 from devicelab.errors import AdbUnavailableError, DeadlineError
 
-__all__ = ["absent", "forget", "is_address", "normalized", "reconnect"]
+__all__ = ["absent", "forget", "reconnect"]
 
 _LOOK_UP = 0.2  # seconds between two looks at ``stop``
-_DEFAULT_PORT = 5555
-
-
-def is_address(serial: str) -> bool:
-    """Whether a serial is ``host:port``, which the server can be told to connect to."""
-    host, _, port = serial.rpartition(":")
-    return bool(host) and port.isdecimal()
-
-
-def normalized(address: str) -> str:
-    """An address as the server lists it: with its port."""
-    return address if is_address(address) else f"{address}:{_DEFAULT_PORT}"
 
 
 def reconnect(server: ServerAddress, address: str, deadline: Deadline, stop: Event) -> str:

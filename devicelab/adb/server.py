@@ -14,10 +14,11 @@ from threading import Event
 from types import TracebackType
 from typing import Literal, Self
 
+from devicelab.adb.addresses import parse_address, require_address
 from devicelab.adb.connection import Endpoint
 from devicelab.adb.listing import Listed, parse_listing
 from devicelab.adb.program import ServerAddress, find_adb, start_server
-from devicelab.adb.reconnect import absent, is_address, normalized, reconnect
+from devicelab.adb.reconnect import absent, reconnect
 from devicelab.adb.smartsocket import RefusedError, SmartSocket, parse_server_status, query
 from devicelab.adb.watch import watch_server
 from devicelab.deadline import Deadline
@@ -299,7 +300,7 @@ class ServerTransport:
         takes at most about five seconds, if an address swallows packets; with phones or closed ports it takes
         milliseconds.
         """
-        wanted = {normalized(address) for address in addresses}
+        wanted = {str(require_address(address)) for address in addresses}
         listed = self._listed(deadline)
         stale = [address for address in sorted(wanted) if _is_stale(listed.get(address))]
         if not stale:
@@ -331,7 +332,7 @@ class ServerTransport:
         Raises:
             AdbUnavailableError: The server is gone and none came back within a few seconds.
         """
-        return watch_server(self._address, {normalized(address) for address in addresses}, stop)
+        return watch_server(self._address, {str(require_address(address)) for address in addresses}, stop)
 
     def close(self) -> None:
         """Nothing is held between calls."""
@@ -344,7 +345,7 @@ class ServerTransport:
 
     def _features(self, serial: str, deadline: Deadline) -> frozenset[str]:
         """Ask until the phone is past connecting; an address that is stale is connected to once."""
-        mended = not is_address(serial)
+        mended = parse_address(serial) is None
         while True:
             try:
                 block = query(self._address, f"host-serial:{serial}:features", deadline)
