@@ -250,6 +250,6 @@ def _decode_strike(value: object) -> tuple[float, str]:
 
 def _time(seconds: float) -> float:
     """A time of day that :class:`datetime.datetime` can hold."""
-    if not (isfinite(seconds) and 0 <= seconds < 1 << 36):
+    if not 0 <= seconds < 1 << 36:  # false for NaN, too
         raise ValueError("a time is not a time")
     return float(seconds)
