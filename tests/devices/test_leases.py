@@ -58,8 +58,10 @@ leases.close()
 OTHER_USER = """
 import os, sys
 from pathlib import Path
+from devicelab.devices.leaseline import Line, new_line
 from devicelab.devices.leases import Leases
 
+Line.decode(new_line("x", "x", 1).encode(), "x")  # loads what the other user may not be able to read
 os.umask(0o077)
 if os.getuid() == 0:
     os.setgid(int(sys.argv[2]))
