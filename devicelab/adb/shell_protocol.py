@@ -31,6 +31,7 @@ __all__ = [
     "V2Decoder",
     "close_stdin_frame",
     "end_group_command",
+    "parse_command",
     "stdin_frames",
     "v1_command",
     "v2_command",
@@ -43,6 +44,12 @@ _PID_LIMIT = 12  # characters of the line with the process id
 _HEADER = struct.Struct("<BI")
 _PID = re.compile(rb"[1-9][0-9]{0,9}")
 _CODE = re.compile(rb"[0-9]{1,3}")
+_V2_SERVICE = re.compile(r"shell,v2,raw:echo \$\$;(exec </dev/null;)?(?P<command>.+)", re.DOTALL)
+_V1_SERVICE = re.compile(
+    r"shell:echo (?P<first>\w+)''(?P<second>\w+)\$\$;\((?P<command>.+)\) </dev/null;"
+    r"echo (?P=first)''(?P=second)\$\?",
+    re.DOTALL,
+)
 
 
 class Channel(IntEnum):
@@ -245,6 +252,22 @@ def v1_command(argv: Sequence[str], marker: str) -> str:
     # parts, so that it stands nowhere in a command line which a phone may print along with an error.
     first, second = marker[:4], marker[4:]
     return f"shell:echo {first}''{second}$$;({_quoted(argv)}) </dev/null;echo {first}''{second}$?"
+
+
+def parse_command(service: str) -> tuple[list[str], str | None]:
+    """The inverse of :func:`v2_command` and :func:`v1_command`, for doubles of a phone.
+
+    Returns:
+        The command, and the marker of a v1 service.
+
+    Raises:
+        ValueError: Neither of the two made this service.
+    """
+    if found := _V2_SERVICE.fullmatch(service):
+        return shlex.split(found["command"]), None
+    if found := _V1_SERVICE.fullmatch(service):
+        return shlex.split(found["command"]), found["first"] + found["second"]
+    raise ValueError(f"no command of ours: {service[:100]!r}")
 
 
 def end_group_command(pid: int) -> list[str]:

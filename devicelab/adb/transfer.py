@@ -59,7 +59,7 @@ fi
 if [ -d "$2" ]; then exit 66; fi
 chmod "$3" "$1" && mv "$1" "$2" && echo "$h"
 """
-_DAMAGED, _IS_DIRECTORY = 65, 66
+DAMAGED, IS_DIRECTORY = 65, 66  # its exit codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,9 +321,9 @@ def _finish(
     """Verify and rename on the phone, in one command."""
     script = ["sh", "-c", FINISH_SCRIPT, "sh", part, remote, f"{mode:o}", expected or ""]
     result = run(connection, script, deadline=deadline, limit=65536, check=False)
-    if result.code == _DAMAGED:
+    if result.code == DAMAGED:
         raise _error(connection, part, f"it arrived damaged (sha256 {result.text[:64]}, not {expected})")
-    if result.code == _IS_DIRECTORY:
+    if result.code == IS_DIRECTORY:
         raise _error(connection, remote, "it is a directory")
     if result.code != 0:
         said = (result.stderr or result.stdout).decode("utf-8", "replace").strip()[-200:]
