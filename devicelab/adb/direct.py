@@ -66,6 +66,10 @@ class DirectConnection:
         """Properties in adbd's connection banner."""
         return self._session.banner.properties
 
+    def alive(self) -> bool:
+        """Whether the phone has not been lost; see :meth:`Connection.alive`."""
+        return self._multiplexer.ended() is None
+
     def open(self, service: str, deadline: Deadline) -> DirectStream:
         """Open a service; see :meth:`Connection.open <devicelab.adb.connection.Connection.open>`."""
         return self._multiplexer.open(service, deadline)
@@ -196,8 +200,10 @@ class DirectTransport:
         address = parse_address(serial)
         if emulator := _EMULATOR.fullmatch(serial):
             address = Address("127.0.0.1", int(emulator[1]) + 1)
-        if address is None:
+        if address is None and self._usb:
             return open_usb(serial)
+        if address is None:
+            raise DeviceLostError("is not HOST:PORT, and phones on USB are left out here", device=serial)
         return self._open_tcp(address, serial, deadline)
 
     def _open_tcp(self, address: Address, serial: str, deadline: Deadline) -> TcpLink:

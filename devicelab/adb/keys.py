@@ -109,8 +109,10 @@ class KeyRing:
         with self._lock:
             if not self._keys:
                 path = (self._directory or android_dir()) / "adbkey"
-                candidates = [_user_key(path), *_vendor_keys()]
-                self._keys = list({key.fingerprint: key for key in reversed(candidates)}.values())[::-1]
+                unique: dict[str, HostKey] = {}
+                for key in (_user_key(path), *_vendor_keys()):
+                    unique.setdefault(key.fingerprint, key)
+                self._keys = list(unique.values())
             return list(self._keys)
 
 

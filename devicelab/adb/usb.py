@@ -86,9 +86,8 @@ def open_usb(serial: str) -> UsbLink:
         DeviceLostError: It is not plugged in, or has just been pulled.
         DeviceNotReadyError: This user may not open it.
     """
-    driver = _driver()
     names = {phone.name for phone in usb_phones() if _serial(phone) == serial}
-    for transport in driver.UsbTransport.find_all_adb_devices():
+    for transport in _driver().UsbTransport.find_all_adb_devices() if names else ():
         bus, *ports = transport.port_path
         if f"{bus}-{'.'.join(map(str, ports))}" in names:
             _connect(transport, serial)

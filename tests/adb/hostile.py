@@ -18,7 +18,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -147,6 +147,21 @@ class Peer:
         self.sock.settimeout(seconds)
         while self.sock.recv(65536):
             pass
+
+    @contextlib.contextmanager
+    def reading_aside(self) -> Iterator[None]:
+        """Meanwhile another thread reads what the host sends, and drops it."""
+
+        def drop() -> None:
+            with contextlib.suppress(OSError):  # the host hung up
+                self.linger()
+
+        reader = threading.Thread(target=drop, daemon=True)
+        reader.start()
+        try:
+            yield
+        finally:
+            reader.join(_PATIENCE)
 
     def stop_reading(self, seconds: float = _PATIENCE) -> None:
         """Say nothing and read nothing until the host hangs up."""

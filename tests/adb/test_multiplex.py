@@ -185,7 +185,7 @@ def test_defect_6_the_banner_is_kept(connection: DirectConnection, phone: Polite
 
 
 def test_defect_8_silence_does_not_end_a_stream() -> None:
-    """adb_shell drops a stream after its read timeout without a byte; here only the caller's deadline counts."""
+    """adb_shell drops a stream that is silent for its read timeout; here only the caller's deadline counts."""
 
     def quiet_then_talk(peer: Peer) -> None:
         peer.shake()
