@@ -148,6 +148,8 @@ class FakeConnection:
     def __init__(self, phone: FakePhone, transport: TransportName) -> None:
         self._phone = phone
         self._transport = transport
+        self._losses = phone.losses
+        self._closed = False
         self._streams: list[FakeStream] = []
 
     @property
@@ -170,8 +172,14 @@ class FakeConnection:
         """The phone's banner."""
         return self._phone.banner
 
+    def alive(self) -> bool:
+        """Whether it was neither closed nor unplugged since."""
+        return not self._closed and self._phone.losses == self._losses
+
     def open(self, service: str, deadline: Deadline) -> FakeStream:
         """See :meth:`Connection.open <devicelab.adb.connection.Connection.open>`."""
+        if not self.alive():
+            raise DeviceLostError("the connection was lost or closed", device=self.serial)
         require_answer(self._phone, deadline)
         if not knows(self._phone, service):
             raise ServiceRefusedError(f"adbd refused `{service[:200]}`", device=self.serial)
@@ -181,6 +189,7 @@ class FakeConnection:
 
     def close(self) -> None:
         """End all streams and what serves them."""
+        self._closed = True
         for stream in self._streams:
             stream.close()
         for stream in self._streams:

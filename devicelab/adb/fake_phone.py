@@ -81,18 +81,20 @@ class FakePhone:
         self._cables: set[Callable[[], None]] = set()  # what breaks when it is unplugged
         self._awake = Event()
         self._awake.set()
+        self.losses = 0
 
     def unplug(self) -> None:
         """Pull the cable: all its streams break, and it is absent until :meth:`replug`."""
         with self._lock:
             self.state = EndpointState.ABSENT
+            self.losses += 1
             cables = list(self._cables)
         for cut in cables:
             cut()
         self._awake.set()
 
     def replug(self) -> None:
-        """Plug it in again."""
+        """Plug it in again; connections from before stay lost."""
         self.state = EndpointState.ONLINE
 
     def freeze(self) -> None:

@@ -69,6 +69,21 @@ class DeadlineSocket:
                 except BlockingIOError:
                     self._wait(select.POLLOUT, deadline)
 
+    def ended(self) -> bool:
+        """Whether the other side has ended its direction, or the connection is broken or closed; never waits.
+
+        Only for sockets on which nothing is expected to arrive: what has is not taken, and hides the end.
+        """
+        with self._reading:
+            if self._closed:
+                return True
+            try:
+                return not self._sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+
     def close(self) -> None:
         """Wake whoever reads or writes, with an OSError, and give up the socket; may be called twice."""
         if self._closed:
