@@ -138,10 +138,6 @@ class VirtualPhone:
             raise self._error(f"its keeper answered {result!r}")
         return result
 
-    def shutdown(self) -> None:
-        """Ask the keeper to end the phone; returns before it has (see VirtualDesk.down)."""
-        self.ask("shutdown")
-
     def ask(self, command: str, value: object = None) -> object:
         """One request to the keeper and its answer."""
         deadline = Deadline(f"{command} of a virtual phone", _SECONDS, self.name)

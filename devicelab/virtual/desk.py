@@ -23,7 +23,7 @@ from typing import IO
 
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
-from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
+from devicelab.errors import ConfigError, VirtualPhoneError
 from devicelab.virtual import registry
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.client import VirtualPhone
@@ -96,11 +96,11 @@ class VirtualDesk:
         with self._lock(deadline), contextlib.ExitStack() as stack:
             registry.sweep(self.directory)
             places = [self._reserve(profile, stack) for profile in loaded]
-            specs = [
-                plan_phone(profile, kind, image, place.directory, place.port)
-                for profile, place in zip(loaded, places, strict=True)
-            ]
             try:
+                specs = [
+                    plan_phone(profile, kind, image, place.directory, place.port)
+                    for profile, place in zip(loaded, places, strict=True)
+                ]
                 _launch(specs, places, deadline)
             except BaseException:
                 stack.close()
@@ -152,7 +152,7 @@ class VirtualDesk:
                     )
             chosen = [name for name in running if names is None or name in names]
             for name in chosen:
-                _ask_to_stop(self.directory / name)
+                registry.stop(self.directory / name)
             for name in chosen:
                 registry.end(self.directory / name, _PATIENCE_SECONDS, deadline)
         return chosen
@@ -244,9 +244,3 @@ def _check(reports: Sequence[dict[str, str]], specs: Sequence[PhoneSpec], errors
         errors.seek(0)
         last = errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
         raise VirtualPhoneError(f"its keeper died: {' '.join(last) or 'no word of why'}", device=min(silent))
-
-
-def _ask_to_stop(directory: Path) -> None:
-    """Tell the keeper to end its phone; where it cannot answer it will be killed."""
-    with contextlib.suppress(VirtualPhoneError, DeadlineError):
-        VirtualPhone.read(directory).shutdown()

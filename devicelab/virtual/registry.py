@@ -6,6 +6,7 @@ hold an flock, and in which the keeper writes its process id. A directory whose 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from devicelab.deadline import Deadline
 from devicelab.devices.processes import process_alive, start_time
 
-__all__ = ["end", "is_free", "lock_directory", "sign", "sweep"]
+__all__ = ["end", "is_free", "lock_directory", "sign", "stop", "sweep"]
 
 _LOCK = "lock"
 _POLL_SECONDS = 0.01
@@ -62,16 +63,22 @@ def end(directory: Path, patience: float, deadline: Deadline) -> None:
     kill_at = time.monotonic() + patience
     while not is_free(directory):
         if time.monotonic() >= kill_at:
-            _kill(directory)
+            _signal(directory, signal.SIGKILL)
         time.sleep(deadline.capped(_POLL_SECONDS))
     shutil.rmtree(directory)
 
 
-def _kill(directory: Path) -> None:
-    """SIGKILL the keeper that has signed the lock; all else of the phone dies with it."""
+def stop(directory: Path) -> None:
+    """Tell the keeper to end its phone, without waiting for it."""
+    _signal(directory, signal.SIGTERM)
+
+
+def _signal(directory: Path, number: signal.Signals) -> None:
+    """Send a signal to the keeper that has signed the lock; with it ends all else of the phone."""
     words = (directory / _LOCK).read_text(encoding="utf-8").split()
     if len(words) == 2 and process_alive(int(words[0]), int(words[1])):
-        os.kill(int(words[0]), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(int(words[0]), number)
 
 
 def _try(fd: int) -> bool:
