@@ -8,8 +8,9 @@ import pytest
 
 from devicelab.files import cache_dir
 from tests.phones import desk, image, module_desk, phone
+from tests.servers import adb_server
 
-__all__ = ["desk", "image", "module_desk", "own_home", "phone"]
+__all__ = ["adb_server", "desk", "image", "module_desk", "own_home", "phone"]
 
 _CACHE = cache_dir()  # phone images are built once, whatever home a test has
 

@@ -105,6 +105,13 @@ class Connection(Protocol):
         """Properties in adbd's connection banner: ``ro.product.name``, ``ro.product.model``, …; maybe empty."""
         ...
 
+    def alive(self) -> bool:
+        """Whether this is still the connection that was made: False once the phone was lost, even if it is back.
+
+        A loss that nobody has noticed yet counts as alive. Asks the adb server at most, never the phone.
+        """
+        ...
+
     def open(self, service: str, deadline: Deadline) -> Stream:
         """Open a service such as ``shell,v2,raw:true`` or ``sync:``.
 

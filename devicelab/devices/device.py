@@ -165,7 +165,7 @@ class Device:
     def connection(self, deadline: Deadline) -> Connection:
         """The phone's wire: the one in use, or a new one after a loss.
 
-        After a loss it is made sure that the same phone answers, and what a broken push left on it is removed.
+        After a loss it is made sure that the same phone answers. What a broken push left on it is removed.
 
         Raises:
             DeviceLostError: Nothing answers, or another phone does.
@@ -173,8 +173,13 @@ class Device:
             DeadlineError: It is there, but silent.
         """
         with self._wire:
+            if self._connection is not None and not self._connection.alive():
+                self.drop(self._connection)  # lost while nobody used it: no reason to fail now
             if self._connection is None:
                 self._connection = self._reconnect(deadline.within(deadline.operation, _RECONNECT_SECONDS))
+            if self._leftovers:
+                transfer.remove(self._connection, sorted(self._leftovers), deadline=deadline)
+                self._leftovers.clear()
             return self._connection
 
     def drop(self, connection: Connection) -> None:
@@ -225,9 +230,6 @@ class Device:
                 )
             self.identity = self.identity or identity
             self.facts = found.facts
-            if self._leftovers:
-                transfer.remove(connection, sorted(self._leftovers), deadline=deadline)
-                self._leftovers.clear()
         except BaseException:
             connection.close()
             raise
