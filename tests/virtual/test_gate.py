@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from adb_shell.auth.keygen import encode_pubkey, keygen
@@ -41,16 +40,10 @@ from devicelab.virtual.packets import (
     pack,
     unpack_header,
 )
+from tests.virtual.adbclient import Adb
 
 HELLO = Packet(CNXN, VERSION_NO_CHECKSUMS, MAX_PAYLOAD, b"host::features=shell_v2,cmd")
 BANNER = Packet(CNXN, VERSION_NO_CHECKSUMS, MAX_PAYLOAD, b"device::ro.product.model=Fake;features=shell_v2")
-
-
-class AdbClient(Protocol):
-    """The part of conftest's client that is used here."""
-
-    def __call__(self, *words: str) -> object: ...
-    def wait(self, serial: str, state: str | None) -> None: ...
 
 
 @dataclass
@@ -347,7 +340,7 @@ def test_anything_else_is_refused_before_the_phone_hears_of_it(
     assert not desk.opened.is_set()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.one_of(st.binary(max_size=200), st.just(pack(HELLO)), st.just(pack(BANNER)[:9])), max_size=5)
 )
@@ -463,7 +456,7 @@ def port(gate: Gate) -> Iterator[Port]:
 
 
 def test_the_real_adb_is_asked_allowed_and_asked_again(
-    port: Port, authorization: Authorization, adb: AdbClient
+    port: Port, authorization: Authorization, adb: Adb
 ) -> None:
     adb("connect", port.serial)
     adb.wait(port.serial, "unauthorized")
@@ -476,9 +469,7 @@ def test_the_real_adb_is_asked_allowed_and_asked_again(
     adb.wait(port.serial, "unauthorized")  # "allow" was for one connection
 
 
-def test_the_real_adb_is_remembered_and_forgotten(
-    port: Port, authorization: Authorization, adb: AdbClient
-) -> None:
+def test_the_real_adb_is_remembered_and_forgotten(port: Port, authorization: Authorization, adb: Adb) -> None:
     adb("connect", port.serial)
     wait_for(authorization.pending)
     authorization.answer(Answer.ALWAYS)
@@ -494,7 +485,7 @@ def test_the_real_adb_is_remembered_and_forgotten(
     adb.wait(port.serial, "unauthorized")
 
 
-def test_the_real_adb_is_denied(port: Port, authorization: Authorization, adb: AdbClient) -> None:
+def test_the_real_adb_is_denied(port: Port, authorization: Authorization, adb: Adb) -> None:
     adb("connect", port.serial)
     wait_for(authorization.pending)
     authorization.answer(Answer.DENY)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from adb_shell.adb_device import AdbDeviceTcp
@@ -44,23 +43,11 @@ from devicelab.virtual.pyadbd import sync, tools
 from devicelab.virtual.pyadbd.server import Server, python_banner
 from devicelab.virtual.pyadbd.shell import Command, FrameId, pack_frame, parse_command
 from devicelab.virtual.pyadbd.tree import Tree
+from tests.virtual.adbclient import Adb
 
 BANNER = python_banner(
     "device::ro.product.model=Fake;features=shell_v2,cmd,stat_v2,ls_v2,sendrecv_v2,abb,apex;"
 )
-
-
-class AdbClient(Protocol):
-    """The part of conftest's client that is used here."""
-
-    def __call__(self, *words: str, check: bool = True) -> _Done: ...
-    def wait(self, serial: str, state: str | None) -> None: ...
-
-
-class _Done(Protocol):
-    stdout: bytes
-    stderr: bytes
-    returncode: int
 
 
 @dataclass
@@ -427,7 +414,7 @@ def test_an_old_connection_needs_its_checksums(phone: Phone) -> None:
     host.sock.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     junk=st.lists(
         st.one_of(
@@ -617,7 +604,7 @@ def test_df_counts_the_quota_and_what_is_said_to_be_taken(
 # -- other people's hosts --------------------------------------------------------------------------------------
 
 
-def test_the_real_adb(phone: Phone, adb: AdbClient, tmp_path: Path) -> None:
+def test_the_real_adb(phone: Phone, adb: Adb, tmp_path: Path) -> None:
     adb("connect", phone.serial)
     adb.wait(phone.serial, "device")
     assert b"model:Fake" in adb("devices", "-l").stdout
