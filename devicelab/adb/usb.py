@@ -26,7 +26,8 @@ PERMISSION_HINT = (
 )
 
 _SLICE = 0.25  # seconds; libusb cannot be woken, so every transfer ends by itself this often
-_NO_WAIT = 0.05  # seconds for a transfer that should not wait: to libusb, 0 would mean for ever
+_SHORTEST = 0.001  # seconds; adb_shell rounds down to milliseconds, and to libusb 0 is for ever
+_NO_WAIT = 0.05  # seconds for a transfer that should not wait
 _DRAIN_READS = 64  # of 16 KiB: what a former connection may have left unread
 _DRAIN_SIZE = 16384
 
@@ -99,17 +100,26 @@ def _connect(transport: Any, serial: str) -> None:  # noqa: ANN401  # adb_shell 
     usb1 = importlib.import_module("usb1")
     try:
         transport.connect()
-    except usb1.USBErrorAccess as error:
-        raise DeviceNotReadyError("this user may not open it", device=serial, hint=PERMISSION_HINT) from error
-    except usb1.USBErrorBusy as error:
-        raise DeviceBusyError(
-            "another program holds its USB interface",
-            device=serial,
-            hint="If that is an adb server, reach the phone through it: --transport server.",
-        ) from error
     except usb1.USBError as error:
-        transport.close()
+        _close(transport)
+        if isinstance(error, usb1.USBErrorAccess):
+            raise DeviceNotReadyError(
+                "this user may not open it", device=serial, hint=PERMISSION_HINT
+            ) from error
+        if isinstance(error, usb1.USBErrorBusy):
+            raise DeviceBusyError(
+                "another program holds its USB interface",
+                device=serial,
+                hint="If that is an adb server, reach the phone through it: --transport server.",
+            ) from error
         raise DeviceLostError(f"cannot be opened on USB: {error}", device=serial, hint="Replug it.") from error
+
+
+def _close(transport: Any) -> None:  # noqa: ANN401  # adb_shell has no type information
+    handle = transport._transport
+    transport.close()
+    if handle is not None:
+        handle.close()  # adb_shell forgets to, when there is no interface to release any more
 
 
 class UsbLink:
@@ -180,12 +190,12 @@ class UsbLink:
         """Release the interface once no transfer runs."""
         self._closing = True
         with self._reading, self._writing:
-            self._transport.close()
+            _close(self._transport)
 
     def _read_once(self, size: int, wait: float) -> bytes:
         self._check_open()
         try:
-            return bytes(self._transport.bulk_read(size, wait))
+            return bytes(self._transport.bulk_read(size, max(wait, _SHORTEST)))
         except self._read_error as error:
             cause = error.args[1]
             if isinstance(cause, self._timeout):
@@ -195,7 +205,7 @@ class UsbLink:
     def _write_once(self, part: memoryview, wait: float) -> int:
         self._check_open()
         try:
-            return int(self._transport.bulk_write(part, wait))
+            return int(self._transport.bulk_write(part, max(wait, _SHORTEST)))
         except self._write_error as error:
             cause = error.args[1]
             if isinstance(cause, self._timeout):

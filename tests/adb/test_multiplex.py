@@ -330,6 +330,7 @@ def test_a_service_name_that_is_too_long_is_refused_here(connection: DirectConne
 
 def test_closing_the_connection_ends_everything(phone: Polite) -> None:
     connection = connect(phone)
+    assert connection.alive()
     stream = connection.open("mute:", soon())
     names = [thread.name for thread in threading.enumerate()]
     assert f"adb {phone.serial}" in names
@@ -340,6 +341,7 @@ def test_closing_the_connection_ends_everything(phone: Polite) -> None:
         with pytest.raises((StreamClosedError, DeviceLostError)):
             reading.result(timeout=10)
     connection.close()
+    assert not connection.alive()
     with pytest.raises(DeviceLostError, match="closed on this side"):
         connection.open("echo:", soon())
     assert f"adb {phone.serial}" not in [thread.name for thread in threading.enumerate()]
