@@ -23,7 +23,8 @@ Handshake = Callable[[socket.socket], socket.socket | None]
 _PIPE_BYTES = 1 << 18
 _MAX_SESSIONS = 64
 _BACKLOG = 16
-_SHAPED_WINDOW = 1 << 20  # bytes under way on a shaped link, before the sender has to wait
+_MAX_UNDER_WAY = 16 << 20  # bytes on a link that only delays
+_LOOK_UP_SECONDS = 0.1  # how late a change of the link may be noticed
 
 
 def bind_port(port: int) -> socket.socket:
@@ -63,10 +64,12 @@ class Link:
     Attributes:
         bytes_per_second: The rate of each direction over all connections; None for no limit.
         latency: Seconds that each byte is under way, on top.
+        changes: How often it has been changed.
     """
 
     bytes_per_second: float | None = None
     latency: float = 0.0
+    changes: int = 0
     _free_at: list[float] = field(default_factory=lambda: [0.0, 0.0])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -80,6 +83,11 @@ class Link:
         rate = self.bytes_per_second
         return _PIPE_BYTES if rate is None else max(256, min(_PIPE_BYTES, int(rate / 20)))
 
+    def window(self) -> int:
+        """How many bytes of a connection may be under way before its sender has to wait."""
+        rate = self.bytes_per_second
+        return _MAX_UNDER_WAY if rate is None else max(1024, int(rate * (self.latency + 0.25)))
+
     def arrival(self, direction: int, size: int) -> float:
         """When bytes that are sent now arrive, on time.monotonic's clock; they occupy the link until then."""
         now = time.monotonic()
@@ -90,8 +98,9 @@ class Link:
         return end + self.latency
 
     def set(self, bytes_per_second: float | None, latency: float) -> None:
-        """Change it; what is under way keeps its times."""
+        """Change it; what is under way arrives now."""
         with self._lock:
+            self.changes += 1
             self.bytes_per_second = bytes_per_second
             self.latency = latency
             self._free_at = [0.0, 0.0]
@@ -235,6 +244,9 @@ def _pump(source: socket.socket, session: _Session, link: Link, direction: int) 
             size = os.splice(source.fileno(), writer, _PIPE_BYTES)
             if size == 0:
                 return
+            late = link.arrival(direction, size) - time.monotonic()
+            if late > 0:  # shaped since we began to wait for these bytes
+                time.sleep(late)
             while size:
                 size -= os.splice(reader, target.fileno(), size)
     except OSError:
@@ -247,24 +259,26 @@ def _pump(source: socket.socket, session: _Session, link: Link, direction: int) 
 
 def _carry_shaped(source: socket.socket, target: socket.socket, link: Link, direction: int) -> bool:
     """Carry bytes at the link's pace until it is no longer shaped (True) or the source ends (False)."""
-    under_way: deque[tuple[float, bytes]] = deque()
+    under_way: deque[tuple[float, bytes]] = deque()  # (arrival, bytes)
     held = 0
     open_end = True
+    changes = link.changes
     while under_way or (open_end and link.shaped):
-        now = time.monotonic()
-        while under_way and under_way[0][0] <= now:
+        hurry = changes != link.changes
+        while under_way and (hurry or under_way[0][0] <= time.monotonic()):
             data = under_way.popleft()[1]
             held -= len(data)
             target.sendall(data)
-        wait = (under_way[0][0] - time.monotonic()) if under_way else None
-        if open_end and held < _SHAPED_WINDOW:
-            ready, _, _ = select.select([source], [], [], max(0.0, wait) if wait is not None else None)
-            if ready:
-                data = source.recv(link.chunk())
-                open_end = bool(data)
-                if data:
-                    held += len(data)
-                    under_way.append((link.arrival(direction, len(data)), data))
-        elif wait is not None and wait > 0:
+        changes = link.changes
+        wait = _LOOK_UP_SECONDS
+        if under_way:
+            wait = min(wait, max(0.0, under_way[0][0] - time.monotonic()))
+        if not open_end or held >= link.window():
             time.sleep(wait)
+        elif select.select([source], [], [], wait if under_way else None)[0] and changes == link.changes:
+            data = source.recv(link.chunk())
+            open_end = bool(data)
+            if data:
+                held += len(data)
+                under_way.append((link.arrival(direction, len(data)), data))
     return open_end

@@ -18,7 +18,7 @@ from devicelab.errors import ConfigError, VirtualPhoneError
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
 from devicelab.virtual.faults import FAULTS
-from tests.virtual.conftest import Adb
+from tests.virtual.adbclient import Adb
 from tests.virtual.wire import Wire, shell
 
 
