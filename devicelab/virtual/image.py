@@ -28,10 +28,10 @@ from devicelab.files import cache_dir
 from devicelab.virtual.elf import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch
 
-__all__ = ["COMMANDS", "SCRIPTS", "build_image", "hold_image"]
+__all__ = ["COMMANDS", "FILES", "PROGRAMS", "TRIPLETS", "build_image", "hold_image"]
 
 PACKAGES: Final = ("adbd", "busybox", "mksh", "toybox")
-PROGRAMS: Final = {  # in the packages -> in the image; /system/bin links to them
+PROGRAMS: Final[dict[str, str]] = {  # in the packages -> in the image; /system/bin links to them
     "usr/lib/android-sdk/platform-tools/adbd": "usr/bin/adbd",
     "usr/bin/mksh": "usr/bin/mksh",
     "usr/bin/toybox": "usr/bin/toybox",
@@ -56,14 +56,14 @@ DIRECTORIES: Final = (
     *("usr/lib", "vendor"),
 )
 LINKS: Final = {"bin": "system/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sdcard": "data/media/0"}
-FILES: Final = {
+FILES: Final[dict[str, str]] = {
     "etc/passwd": "root:x:0:0:root:/:/system/bin/sh\nshell:x:2000:2000:shell:/:/system/bin/sh\n"
     "nobody:x:65534:65534:nobody:/:/system/bin/sh\n",
     "etc/group": "root:x:0:\nshell:x:2000:\nnobody:x:65534:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "etc/hosts": "127.0.0.1 localhost\n",
 }
-TRIPLETS: Final = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+TRIPLETS: Final[dict[str, str]] = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 
 _PART: Final = ".part-"
 

@@ -20,7 +20,15 @@ from pathlib import Path
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
 
-__all__ = ["Mirror", "Progress", "fetch_packages", "host_arch", "system_mirror"]
+__all__ = [
+    "Mirror",
+    "Progress",
+    "choose_mirror",
+    "fetch_packages",
+    "host_arch",
+    "parse_stanzas",
+    "system_mirror",
+]
 
 Progress = Callable[[str], None]
 """Told, in a few words, what is being done now."""
@@ -188,12 +196,12 @@ def system_mirror(deadline: Deadline | None = None) -> Mirror:
             f"cannot fetch packages: {release.get('PRETTY_NAME', 'this system')} is neither Debian nor Ubuntu"
         )
     deadline = deadline or Deadline("reading apt's sources", 30)
-    targets = _stanzas(_run(["apt-get", "indextargets"], deadline))
+    targets = parse_stanzas(_run(["apt-get", "indextargets"], deadline))
     codename = release.get("UBUNTU_CODENAME") or release.get("VERSION_CODENAME", "")
-    return _best_mirror(targets, distribution, codename)
+    return choose_mirror(targets, distribution, codename)
 
 
-def _best_mirror(targets: Sequence[dict[str, str]], distribution: str, codename: str) -> Mirror:
+def choose_mirror(targets: Sequence[dict[str, str]], distribution: str, codename: str) -> Mirror:
     """Choose the distribution's main archive among all that apt knows (third parties have a "main", too)."""
 
     def rank(target: dict[str, str]) -> tuple[bool, bool, bool]:
@@ -222,7 +230,7 @@ def _best_mirror(targets: Sequence[dict[str, str]], distribution: str, codename:
     )
 
 
-def _stanzas(text: str) -> list[dict[str, str]]:
+def parse_stanzas(text: str) -> list[dict[str, str]]:
     """Parse deb822: stanzas of ``Key: value``, continued on lines that begin with a space."""
     stanzas: list[dict[str, str]] = []
     for block in text.split("\n\n"):
