@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ __all__ = [
     "choose_mirror",
     "fetch_packages",
     "host_arch",
+    "packages_problem",
     "parse_stanzas",
     "system_mirror",
 ]
@@ -96,11 +97,9 @@ def fetch_packages(
     """
     deadline = deadline or Deadline(f"fetching {', '.join(names)}", 600)
     tell = progress or (lambda _message: None)
-    if missing := [tool for tool in ("apt-get", "apt-config", "dpkg-deb") if shutil.which(tool) is None]:
-        raise VirtualPhoneError(
-            f"cannot fetch packages: {', '.join(missing)} not found",
-            hint="phone images are built from Debian packages; elsewhere only the Python body works",
-        )
+    if (problem := packages_problem()) is not None:
+        hint = "phone images are built from Debian packages; elsewhere only the Python body works"
+        raise VirtualPhoneError(f"cannot fetch packages: {problem}", hint=hint)
     mirror = system_mirror(deadline)
     suite = suite or (DEBIAN_SUITE if mirror.distribution == "debian" else mirror.suite)
     dest.mkdir(parents=True, exist_ok=True)
@@ -115,6 +114,14 @@ def fetch_packages(
         for archive in archives:
             _run(["dpkg-deb", "-x", str(archive), str(dest)], deadline)
     return [archive.stem for archive in archives]
+
+
+def packages_problem() -> str | None:
+    """Why packages cannot be fetched on this machine whatever the network says; None if they can."""
+    if missing := [tool for tool in ("apt-get", "apt-config", "dpkg-deb") if shutil.which(tool) is None]:
+        return f"{', '.join(missing)} not found"
+    release = _os_release()
+    return None if _distribution(release) else f"{_pretty(release)} is neither Debian nor Ubuntu"
 
 
 class _Apt:
@@ -189,12 +196,9 @@ def system_mirror(deadline: Deadline | None = None) -> Mirror:
         VirtualPhoneError: apt has no such source, or the host is neither Debian nor Ubuntu.
     """
     release = _os_release()
-    family = {release.get("ID", ""), *release.get("ID_LIKE", "").split()}
-    distribution = next((name for name in ("ubuntu", "debian") if name in family), None)
+    distribution = _distribution(release)
     if distribution is None:
-        raise VirtualPhoneError(
-            f"cannot fetch packages: {release.get('PRETTY_NAME', 'this system')} is neither Debian nor Ubuntu"
-        )
+        raise VirtualPhoneError(f"{_pretty(release)} is neither Debian nor Ubuntu")
     deadline = deadline or Deadline("reading apt's sources", 30)
     targets = parse_stanzas(_run(["apt-get", "indextargets"], deadline))
     codename = release.get("UBUNTU_CODENAME") or release.get("VERSION_CODENAME", "")
@@ -253,6 +257,16 @@ def _os_release() -> dict[str, str]:
         return platform.freedesktop_os_release()
     except OSError:
         return {}
+
+
+def _distribution(release: Mapping[str, str]) -> str | None:
+    """Which of the two package families a system belongs to."""
+    family = {release.get("ID", ""), *release.get("ID_LIKE", "").split()}
+    return next((name for name in ("ubuntu", "debian") if name in family), None)
+
+
+def _pretty(release: Mapping[str, str]) -> str:
+    return release.get("PRETTY_NAME", "this system")
 
 
 def _run(argv: Sequence[str], deadline: Deadline, environment: dict[str, str] | None = None) -> str:

@@ -19,14 +19,17 @@ def namespaces_problem() -> str | None:
 
     Tries it for real, in a process of its own that then ends: about 80 ms.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "devicelab.virtual.tryout"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "devicelab.virtual.tryout"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"trying it out took more than {_SECONDS:g} s"
     if done.returncode == 0:
         return None
     said = (done.stdout or done.stderr).strip().splitlines() or ["no word of why"]
