@@ -11,10 +11,12 @@ from devicelab.adb.server import ServerTransport
 from devicelab.deadline import Deadline
 from devicelab.errors import AdbUnavailableError
 
-__all__ = ["open_transport"]
+__all__ = ["TransportChoice", "open_transport"]
+
+TransportChoice = Literal["auto", "server", "direct"]
 
 
-def open_transport(name: Literal["auto", "server", "direct"], deadline: Deadline) -> Transport:
+def open_transport(name: TransportChoice, deadline: Deadline) -> Transport:
     """Open a transport; its ``description`` says which it is.
 
     Args:
