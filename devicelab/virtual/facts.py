@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
@@ -10,6 +11,7 @@ from devicelab.virtual.spec import PhoneSpec
 
 __all__ = ["Facts"]
 
+_BOOT_PROPERTIES = ("dev.bootcomplete", "sys.boot_completed")
 _SKIN_ABOVE_BATTERY = 1.6  # degrees; a phone's skin sensor sits nearer to its processor
 
 
@@ -54,13 +56,20 @@ class Facts:
         path = self._vendor / "proc/sys/kernel/random/boot_id"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{self.boot_id}\n", encoding="utf-8")
-        for name in ("sys.boot_completed", "dev.bootcomplete"):
+        for name in _BOOT_PROPERTIES:
             (self._vendor / "properties" / name).unlink(missing_ok=True)
+        self._write_listing(self._spec.properties)
 
     def boot_completed(self) -> None:
         """Android's own sign that all its services run."""
-        for name in ("dev.bootcomplete", "sys.boot_completed"):
+        for name in _BOOT_PROPERTIES:
             self._replace(self._vendor / "properties" / name, "1\n")
+        self._write_listing({**self._spec.properties, **dict.fromkeys(_BOOT_PROPERTIES, "1")})
+
+    def _write_listing(self, properties: Mapping[str, str]) -> None:
+        """What getprop prints when nobody has set any: in one file, since it is asked for again and again."""
+        lines = (f"[{name}]: [{value}]\n" for name, value in sorted(properties.items()))
+        self._replace(self._vendor / "getprop", "".join(lines))
 
     def write_health(self) -> None:
         """Write battery and thermal state as it is now."""

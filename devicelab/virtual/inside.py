@@ -62,6 +62,9 @@ class Holder:
 
     def run(self) -> None:
         """Serve until the keeper closes its end (then EOFError) or ends."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for number in (0, 1):  # the keeper's are pipes to the command that started it
+            os.dup2(null, number)
         self._channel.receive()  # the middle process has ended: the keeper is our parent now
         kernel.die_with_parent()
         if select.select([self._life], [], [], 0)[0]:

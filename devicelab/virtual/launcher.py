@@ -5,7 +5,8 @@ phones take little longer than one and share most of their memory. Protocol:
 
 * arguments: per phone the inherited descriptors of its port and its lock, and its directory, which holds
   ``spec.json``;
-* stdout: one JSON line per phone: ``{"name": …}`` once it runs, or with ``"error"`` and ``"hint"``;
+* stdout: one JSON line per phone: ``{"name": …}`` once it runs, or with ``"error"`` and ``"hint"``, and one
+  more with ``"error"`` when its keeper ends;
 * stdin: one byte per phone once all of them run. If it ends before that, ``virtual up`` has failed or died,
   and every keeper ends itself.
 """
@@ -26,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from devicelab.errors import DevicelabError
+from devicelab.errors import DevicelabError, describe_exit
 from devicelab.virtual.keeper import Keeper
 from devicelab.virtual.registry import sign
 from devicelab.virtual.spec import PhoneSpec
@@ -37,7 +38,10 @@ SPEC = "spec.json"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Fork all keepers and end; they become orphans on purpose."""
+    """Fork all keepers and say which of them die, until ``virtual up`` has seen enough and ends us.
+
+    The keepers are orphans then, on purpose.
+    """
     phones = []
     for argument in arguments:
         sock, lock, directory = argument.split(",", 2)
@@ -45,9 +49,16 @@ def main(arguments: Sequence[str]) -> None:
         phones.append((spec, (int(sock), int(lock))))
     gc.collect()
     gc.freeze()  # or the collector would touch, and so copy, every page that the keepers share
+    keepers = {}
     for spec, own in phones:
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             _become_keeper(spec, own, [fd for _, fds in phones if fds != own for fd in fds])
+        keepers[pid] = spec.name
+    while keepers:
+        pid, status = os.wait()
+        ended = describe_exit(128 - code) if (code := os.waitstatus_to_exitcode(status)) < 0 else "ended"
+        _report({"name": keepers.pop(pid), "error": f"its keeper {ended}"})
 
 
 def _become_keeper(spec: PhoneSpec, own: tuple[int, int], others: Sequence[int]) -> NoReturn:

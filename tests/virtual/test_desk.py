@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from devicelab.deadline import Deadline
 from devicelab.devices.processes import start_time
 from devicelab.errors import ConfigError, VirtualPhoneError
 from devicelab.virtual import registry
@@ -219,7 +221,7 @@ def test_the_launcher_killed_leaves_what_up_itself_cleans(
             self.kill()
 
     monkeypatch.setattr("devicelab.virtual.desk.subprocess.Popen", Assassin)
-    with pytest.raises(VirtualPhoneError, match="its keeper died"):
+    with pytest.raises(VirtualPhoneError, match="its keeper"):
         desk.up(["pixel", "pixel"])
 
     assert directories(desk) == []
@@ -228,6 +230,34 @@ def test_the_launcher_killed_leaves_what_up_itself_cleans(
 
 def _one_up(state: Path) -> list[tuple[str, int]]:
     return [(phone.name, phone.port) for phone in VirtualDesk(state).up(["pixel", "hot"])]
+
+
+def test_a_keeper_killed_at_its_start_is_reported_at_once(
+    desk: VirtualDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plan_phone
+
+    def slow(profile: Profile, *rest: object) -> object:
+        spec = real(profile, *rest)  # type: ignore[arg-type]  # passed through
+        if profile.name == "hot":
+            os.mkfifo(spec.directory / "keeper.log")  # to be opened by nobody: there the keeper hangs
+        return spec
+
+    def kill() -> None:
+        lock = desk.directory / "hot-1/lock"
+        while not (lock.exists() and lock.read_text(encoding="utf-8")):
+            time.sleep(0.01)
+        time.sleep(1)  # the other phone has reported by then
+        os.kill(int(lock.read_text(encoding="utf-8").split()[0]), signal.SIGKILL)
+
+    monkeypatch.setattr("devicelab.virtual.desk.plan_phone", slow)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(VirtualPhoneError, match=r"hot-1: its keeper was killed \(SIGKILL\)"):
+        desk.up(["pixel", "hot"], deadline=Deadline("starting virtual phones", 600))
+    killer.join()
+    assert directories(desk) == []
+    wait_until_gone(desk)
 
 
 def test_parallel_ups_share_the_desk(desk: VirtualDesk) -> None:
