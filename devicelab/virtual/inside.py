@@ -32,6 +32,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "EXTERNAL_STORAGE": "/sdcard",
     "HOME": "/",
     "TMPDIR": "/data/local/tmp",
+    "ANDROID_LOG_TAGS": "*:w",  # or adbd writes a dozen lines for every connection
     "ADBD_PORT": "5555",  # Debian's adbd reads it where Android's reads service.adb.tcp.port
 }
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")

@@ -30,6 +30,7 @@ DEFAULT_PROFILE = "emulator"
 
 PROFILES = Path(__file__).with_name("profiles")
 _PROPERTY = re.compile(r"[A-Za-z0-9_@:-]+(\.[A-Za-z0-9_@:-]+)*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _COMMAND = re.compile(r"[A-Za-z0-9._+-]+")
 _MAX_BASES = 5
 
@@ -92,7 +93,7 @@ class Profile:
         boot_seconds: From adbd's start until ``sys.boot_completed`` is 1.
         battery: The battery.
         thermal: The thermal service; None before Android 10.
-        disk: Size of the data partition in bytes.
+        disk: Size of the data partition in bytes: a limit. What is written there lies in the host's memory.
         free: Bytes left on it from the start, where less than ``disk``.
         df: ``toybox`` (Android 6 and newer) or ``toolbox``.
         page_size: What ``getconf PAGE_SIZE`` says, in bytes.
@@ -268,6 +269,11 @@ def _property(value: object, where: str) -> str:
 
 def _check(profile: Profile, where: str) -> None:
     """What types cannot say."""
+    if not _NAME.fullmatch(profile.name):
+        raise ConfigError(
+            f"{where}: {profile.name!r} cannot be a phone's name",
+            hint="letters, digits, `.`, `_` and `-`; rename the file or give it a `name`",
+        )
     for name in profile.properties:
         if not _PROPERTY.fullmatch(name):
             raise ConfigError(f"{where}: {name!r} is not a property's name")

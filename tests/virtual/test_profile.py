@@ -87,6 +87,7 @@ def test_a_base_may_be_a_file_beside_it(tmp_path: Path) -> None:
         ("based_on: pixel\ncommands: [../sh]\n", "'../sh' is not a command's name"),
         ("based_on: pixel\ncommands: sh\n", "is not a list"),
         ("based_on: pixel\nprotocol: {features: ['a;b']}\n", "a feature's name holds no"),
+        ("based_on: pixel\nname: ../pixel\n", "'../pixel' cannot be a phone's name"),
         ("based_on: mine.yaml\n", "goes round in circles"),
         ("based_on: 3\n", "`based_on` is the name or path"),
         ("- pixel\n", "a profile is a mapping, not a list"),
