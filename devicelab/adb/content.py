@@ -6,11 +6,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Protocol, Self
 
-__all__ = ["BytesContent", "Content", "FileContent", "StreamContent", "open_content"]
+__all__ = ["BytesContent", "Content", "FileContent", "Readable", "StreamContent", "open_content"]
 
 _SAMPLE = 32 << 10  # bytes a sample takes from each of three places
+
+
+class Readable(Protocol):
+    """A binary stream, as far as a push needs it: an open file, a pipe, a socket's makefile(), a response."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Up to ``size`` bytes; nothing at the end."""
+        ...
 
 
 class Content(Protocol):
@@ -110,7 +118,7 @@ class StreamContent:
         stream: Read from where it stands; buffered, raw, or anything with ``read``.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._ahead = b""  # read for a sample
 
@@ -152,7 +160,7 @@ class StreamContent:
         pass
 
 
-def open_content(source: Path | bytes | bytearray | memoryview | BinaryIO) -> Content:
+def open_content(source: Path | bytes | bytearray | memoryview | Readable) -> Content:
     """The right kind of content for what a caller has.
 
     Raises:

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from devicelab.adb.compression import Compression, available, worth_compressing
 from devicelab.adb.connection import Connection
-from devicelab.adb.content import Content, open_content
+from devicelab.adb.content import Content, Readable, open_content
 from devicelab.adb.shell import run
 from devicelab.adb.sync import Sink, SyncSession
 from devicelab.adb.sync_push import Progress
@@ -101,7 +101,7 @@ class PullReport:
 
 def push_file(
     connection: Connection,
-    source: Path | bytes | bytearray | memoryview | BinaryIO,
+    source: Path | bytes | bytearray | memoryview | Readable,
     remote: str,
     *,
     mode: int = 0o644,
@@ -349,7 +349,7 @@ def _clean(connection: Connection, part: str) -> None:
         remove(connection, [part], deadline=Deadline(f"removal of {part}", _CLEAN_SECONDS, connection.serial))
 
 
-def _mtime(source: Path | bytes | bytearray | memoryview | BinaryIO) -> int:
+def _mtime(source: Path | bytes | bytearray | memoryview | Readable) -> int:
     return int(source.stat().st_mtime if isinstance(source, Path) else time.time())
 
 
