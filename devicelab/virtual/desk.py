@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.image import build_image
 from devicelab.virtual.keeper import PHONE
 from devicelab.virtual.launcher import SPEC
+from devicelab.virtual.ownpython import module_command, module_environment
 from devicelab.virtual.plan import plan_phone
 from devicelab.virtual.probe import choose_body
 from devicelab.virtual.profile import Profile, load_profile
@@ -203,7 +203,8 @@ def _launch(specs: Sequence[PhoneSpec], places: Sequence[_Place], deadline: Dead
     arguments = [f"{place.sock.fileno()},{place.lock},{place.directory}" for place in places]
     with tempfile.TemporaryFile() as errors:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "devicelab.virtual.launcher", *arguments],
+            [*module_command("devicelab.virtual.launcher"), *arguments],
+            env=module_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

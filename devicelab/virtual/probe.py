@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from devicelab.virtual.body import BodyKind
+from devicelab.virtual.ownpython import module_command, module_environment
 
 __all__ = ["choose_body", "namespaces_problem"]
 
@@ -21,7 +21,8 @@ def namespaces_problem() -> str | None:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "devicelab.virtual.tryout"],
+            module_command("devicelab.virtual.tryout"),
+            env=module_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

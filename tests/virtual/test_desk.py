@@ -136,6 +136,7 @@ def test_a_killed_keeper_leaves_no_process_and_its_directory_is_swept(desk: Virt
         time.sleep(0.01)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", dead.port), 5)
+    assert str(desk.directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert [phone.name for phone in desk.list()] == [living.name]
     assert directories(desk) == [living.name]
     assert shell(living.port, "echo here") == "here\n"
@@ -258,6 +259,33 @@ def test_a_keeper_killed_at_its_start_is_reported_at_once(
     killer.join()
     assert directories(desk) == []
     wait_until_gone(desk)
+
+
+def test_the_current_directory_is_not_imported_from(
+    desk: VirtualDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("socket.py", "devicelab.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert desk.up(["pixel"])[0].status()["power"] == "on"
+
+
+def test_a_phone_whose_namespaces_died_is_off_for_good(desk: VirtualDesk) -> None:
+    phone = desk.up(["pixel"])[0]
+    (holder,) = psutil.Process(phone.pid).children()
+    holder.kill()
+
+    end = time.monotonic() + 30
+    while phone.status()["power"] != "off":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", phone.port), 5)
+    with pytest.raises(VirtualPhoneError, match="is gone") as error:
+        phone.start()
+    assert "bring it up again" in str(error.value.hint)
+    phone.kill()
+    assert desk.down() == ["pixel-1"]
 
 
 def test_parallel_ups_share_the_desk(desk: VirtualDesk) -> None:
