@@ -142,8 +142,8 @@ class DeviceFacts:
             "abis": list(self.abis),
             "ram_mb": self.ram_mb,
             "free_storage_mb": self.free_storage_mb,
-            "battery_percent": self.battery_percent,
-            "battery_celsius": self.battery_celsius,
+            "battery_percent": _tenths(self.battery_percent),
+            "battery_celsius": _tenths(self.battery_celsius),
             "thermal_status": None if self.thermal_status is None else self.thermal_status.label,
             "soc": self.soc,
             "cores": self.cores,
@@ -233,6 +233,10 @@ def _boot_completed(properties: Mapping[str, str]) -> bool | None:
 def _uid(text: str) -> int | None:
     match = _UID.match(text.strip())
     return int(match[1]) if match else None
+
+
+def _tenths(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
 
 
 def _mebibytes(size: int | None) -> int | None:

@@ -8,9 +8,9 @@ since the script holds it in two halves, a phone that merely repeats the script 
 The script runs on everything from the mksh and toolbox of Android 4.4 to toybox. It must stay
 
 * short: an old adbd takes at most 4096 bytes for a service name;
-* cheap: what the shell can do itself needs no process. It starts getprop, cat, rm, df, getconf, dumpsys twice
-  and, since dumpsys hangs for ever where the system server hangs and toolbox has no ``timeout``, a watchdog and
-  its sleep for each.
+* cheap: what the shell can do itself needs no process. It starts getprop, cat, rm, df, getconf and dumpsys
+  twice. Since dumpsys hangs for ever where the system server hangs, and toolbox has no ``timeout``, each one
+  races a sleep: whichever ends first ends the other, so that neither outlives the probe.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _PATIENCE = 3  # seconds for each dumpsys, counted on the phone
 _TOOLS = ("sha256sum", "setsid", "nohup", "timeout", "taskset")
 
 # Every part but the first three is the text of the RawFacts field of that name.
+# The sleep is ended with SIGKILL: mksh has a handler of its own for SIGTERM, which a child that has just been
+# forked still inherits, so that the signal is lost if it comes before the child's exec.
 _SCRIPT = """\
 exec 2>/dev/null
 n={first}
@@ -72,17 +74,18 @@ command -v getconf >/dev/null && getconf PAGESIZE
 echo "${{m}}df"
 df -k {directory} || df {directory}
 q() {{
+sleep {patience} </dev/null >/dev/null &
+s=$!
+(trap 'kill -9 $!; exit' TERM
 dumpsys $1 2>&1 &
-p=$!
-(exec </dev/null >/dev/null
-trap 'kill $!; exit' TERM
-sleep {patience} &
 wait $!
-kill -9 $p) &
-w=$!
-wait $p
-[ $? = 137 ] && echo "${{m}}late $1"
-kill $w
+kill -9 $s) &
+d=$!
+wait $s
+r=$?
+[ $r = 0 ] && kill $d
+wait $d
+[ $r = 0 ] && echo "${{m}}late $1"
 }}
 echo "${{m}}battery"
 q battery

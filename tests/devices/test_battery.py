@@ -38,6 +38,15 @@ def test_capacity_level_is_no_level() -> None:
     assert parse_battery(_dump("Capacity level: 3", "level: 80")).percent == 80
 
 
+def test_what_stands_in_the_logs_fills_no_gap() -> None:
+    facts = parse_battery(_dump("present: true") + "[VendorLog]\n  level: 12\n  temperature: 512\n")
+    assert (facts.percent, facts.celsius) == (None, None)
+
+
+def test_of_two_lines_in_the_block_the_first_counts() -> None:
+    assert parse_battery(_dump("level: 80", "level: 12")).percent == 80
+
+
 def test_the_level_counts_in_units_of_the_scale() -> None:
     assert parse_battery(_dump("level: 50", "scale: 200")).percent == 25
     assert parse_battery(_dump("level: 50", "scale: 0")).percent is None

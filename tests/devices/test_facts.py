@@ -87,6 +87,8 @@ def test_the_summary_is_what_discover_lists(phone: Callable[[str], RawFacts]) ->
     assert summary["thermal_status"] == "moderate"
     assert DeviceFacts().summary()["thermal_status"] is None
     assert DeviceFacts().summary()["abis"] == []
+    third = DeviceFacts(battery=BatteryFacts(percent=100 * 85 / 255, celsius=31.400002)).summary()
+    assert (third["battery_percent"], third["battery_celsius"]) == (33.3, 31.4)
 
 
 def test_nothing_answered_is_nothing_known() -> None:
