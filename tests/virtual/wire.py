@@ -23,10 +23,10 @@ class Wire:
         try:
             self.send(Packet(CNXN, version, max_payload, b"host::features=shell_v2,cmd,stat_v2\0"))
             self.hello = self.receive()
+            assert self.hello.command == CNXN, f"the phone answers CNXN with {self.hello.command.decode()}"
         except BaseException:
             self.close()
             raise
-        assert self.hello.command == CNXN
         self.version, self.max_payload = self.hello.arg0, self.hello.arg1
 
     @property
