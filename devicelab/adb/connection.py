@@ -106,7 +106,7 @@ class Connection(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Whether this is still the connection that was made: False once the phone was lost, even if it is back.
+        """Whether this is still the connection that was made: not once the phone was lost, even if it is back.
 
         A loss that nobody has noticed yet counts as alive. Asks the adb server at most, never the phone.
         """

@@ -22,6 +22,7 @@ from devicelab.errors import AdbUnavailableError, DeviceLostError
 __all__ = ["ServerConnection", "ServerStream", "ServerTransport"]
 
 _RECONNECT_SECONDS = 5.0  # for one address in one listing
+_RECONNECTS = 3  # attempts for an address that the server connects to and loses again
 _PAUSE = 0.1  # between two looks at a phone that is still connecting
 
 # The server lists all that adbd announced; these are between the two of them.
@@ -118,15 +119,17 @@ class ServerTransport:
         """
         wanted = {str(require_address(address)) for address in addresses}
         listed = self._listed(deadline)
-        stale = [address for address in sorted(wanted) if _is_stale(listed.get(address))]
-        if not stale:
-            return absent(listed, wanted, {})
-        limit = min(_RECONNECT_SECONDS, 0.8 * deadline.remaining())  # leaves time for the second listing
-        never = Event()
-        with ThreadPoolExecutor(min(16, len(stale)), thread_name_prefix="adb-connect") as pool:
-            parts = [deadline.within(f"connection to {address}", limit) for address in stale]
-            said = list(pool.map(lambda a, d: reconnect(self._address, a, d, never), stale, parts))
-        return absent(self._listed(deadline), wanted, dict(zip(stale, said, strict=True)))
+        refused: dict[str, str] = {}
+        for _ in range(_RECONNECTS):
+            stale = [each for each in sorted(wanted - refused.keys()) if _is_stale(listed.get(each))]
+            if not stale:
+                break
+            # The server drops its old connection in its own time, and may take the new one along with it:
+            # that it is connected counts only once it is listed.
+            said = self._reconnect(stale, deadline)
+            refused |= {address: reason for address, reason in said.items() if reason}
+            listed = self._listed(deadline)
+        return absent(listed, wanted, refused)
 
     def connect(self, serial: str, deadline: Deadline) -> ServerConnection:
         """See :meth:`Transport.connect <devicelab.adb.connection.Transport.connect>`.
@@ -156,6 +159,15 @@ class ServerTransport:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+    def _reconnect(self, addresses: Sequence[str], deadline: Deadline) -> dict[str, str]:
+        """Connect anew to each, all at once; tells why not, "" where the server says that it has."""
+        limit = min(_RECONNECT_SECONDS, 0.8 * deadline.remaining())  # leaves time for the listing
+        never = Event()
+        with ThreadPoolExecutor(min(16, len(addresses)), thread_name_prefix="adb-connect") as pool:
+            parts = [deadline.within(f"connection to {address}", limit) for address in addresses]
+            said = pool.map(lambda each, part: reconnect(self._address, each, part, never), addresses, parts)
+            return dict(zip(addresses, said, strict=True))
 
     def _listed(self, deadline: Deadline) -> dict[str, Listed]:
         try:

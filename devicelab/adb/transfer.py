@@ -1,7 +1,7 @@
 """Whole transfers: a push that is verified before it takes its name, a pull that trusts nothing the phone says.
 
-A push goes to ``NAME.part`` and is renamed on the phone once it is verified: who finds NAME finds all of it. A
-pull goes to a temporary name on the host, is capped, checked against the announced size, synced and renamed.
+A push goes to ``NAME.….part`` and is renamed on the phone once it is verified: who finds NAME finds all of it.
+A pull goes to a temporary name on the host, is capped, checked against the announced size, synced and renamed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "PullReport",
     "PushReport",
     "Verification",
+    "part_name",
     "pull_bytes",
     "pull_file",
     "push_file",
@@ -99,6 +101,15 @@ class PullReport:
     seconds: float
 
 
+def part_name(remote: str) -> str:
+    """A new name for a file that is not whole yet, beside its final one.
+
+    No two pushes share one: an adbd that was frozen in a push removes its part when it thaws, maybe long after
+    the next push of the same file has begun.
+    """
+    return f"{remote}.{secrets.token_hex(4)}{PART}"
+
+
 def push_file(
     connection: Connection,
     source: Path | bytes | bytearray | memoryview | Readable,
@@ -109,6 +120,7 @@ def push_file(
     verify: Verification = "sha256",
     compression: Compression | Literal["auto"] = "auto",
     progress: Progress | None = None,
+    part: str | None = None,
     deadline: Deadline,
 ) -> PushReport:
     """Write a file on the phone, whole or not at all.
@@ -126,6 +138,7 @@ def push_file(
         compression: A method that both sides have, or ``auto``: the best of them if a sample of the content
             shrinks by a tenth, none otherwise.
         progress: Called with the number of bytes sent, every mebibyte.
+        part: Its name until it is whole, from :func:`part_name`, for callers who want to remove it later.
         deadline: For all of it.
 
     Raises:
@@ -137,7 +150,7 @@ def push_file(
     """
     begin = time.monotonic()
     _check_path(remote)
-    part = remote + PART
+    part = part or part_name(remote)
     digest = hashlib.sha256() if verify == "sha256" else None
     with open_content(source) as content:
         method = _choose(compression, connection.features, content)

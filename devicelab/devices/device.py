@@ -124,13 +124,14 @@ class Device:
             DeadlineError: It took too long.
         """
         deadline = Deadline(f"push of {remote}", seconds, self.serial)
+        part = transfer.part_name(remote)
         with self._wired(deadline) as connection:
             try:
                 return transfer.push_file(
-                    connection, source, remote, mode=mode, progress=progress, deadline=deadline
+                    connection, source, remote, mode=mode, progress=progress, part=part, deadline=deadline
                 )
             except BaseException:
-                self._leftovers.add(remote + transfer.PART)
+                self._leftovers.add(part)
                 raise
 
     def pull(

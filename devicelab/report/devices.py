@@ -89,7 +89,7 @@ def device_table(devices: Sequence[Device], *, via: str) -> RenderableType:
         via: The transport's description of itself.
     """
     headings = ("SERIAL", "MODEL", "ANDROID", "ABI", "RAM", "FREE", "BATTERY", "STATE")
-    table = plain_table(headings, map(_row, devices), keep={"SERIAL", "STATE"})
+    table = plain_table(headings, map(_row, devices), keep={"SERIAL", "BATTERY", "STATE"})
     notes = [
         Text.assemble((f"{device.serial}: ", "bold"), device.reason) for device in devices if device.reason
     ]
