@@ -22,7 +22,7 @@ from typing import IO
 
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
-from devicelab.errors import ConfigError, VirtualPhoneError
+from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
 from devicelab.virtual import registry
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.client import VirtualPhone
@@ -33,6 +33,7 @@ from devicelab.virtual.ownpython import module_command, module_environment
 from devicelab.virtual.plan import plan_phone
 from devicelab.virtual.probe import choose_body
 from devicelab.virtual.profile import Profile, load_profile
+from devicelab.virtual.proot import fetch_proot
 from devicelab.virtual.relay import bind_port
 from devicelab.virtual.spec import PhoneSpec
 
@@ -45,6 +46,7 @@ _LAST_PORT = 6999
 _UP_SECONDS = 60.0
 _DOWN_SECONDS = 10.0
 _PATIENCE_SECONDS = 4.0
+_GLANCE_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class VirtualDesk:
         loaded = [item if isinstance(item, Profile) else load_profile(item) for item in profiles]
         kind = body or choose_body()
         image = None if kind == "python" else build_image(progress=progress)
+        if kind == "proot":
+            fetch_proot(progress=progress)
         deadline = deadline or Deadline("starting virtual phones", _UP_SECONDS)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock(deadline), contextlib.ExitStack() as stack:
@@ -164,11 +168,10 @@ class VirtualDesk:
         """The phones that run now, sorted by port."""
         if not self.directory.is_dir():
             return []
-        with self._lock(Deadline("waiting for another `virtual` command", _UP_SECONDS)):
-            registry.sweep(self.directory)
-            paths = [self.directory / name for name in self._names()]
-            phones = [VirtualPhone.read(path) for path in paths if (path / PHONE).exists()]
-        return sorted(phones, key=lambda phone: phone.port)
+        with contextlib.suppress(DeadlineError), self._lock(Deadline("a quick look", _GLANCE_SECONDS)):
+            registry.sweep(self.directory)  # another command that is at work does it, too
+        phones = (_read_running(self.directory / name) for name in self._names())
+        return sorted((phone for phone in phones if phone is not None), key=lambda phone: phone.port)
 
     @contextmanager
     def _lock(self, deadline: Deadline) -> Iterator[None]:
@@ -194,6 +197,26 @@ class VirtualDesk:
                 continue
             return _Place(directory, port, lock, sock)
         raise VirtualPhoneError(f"all ports from {FIRST_PORT} to {_LAST_PORT} on 127.0.0.1 are taken")
+
+
+def _read_running(directory: Path) -> VirtualPhone | None:
+    """The phone of a directory; None if it is still coming up, or has ended.
+
+    Raises:
+        VirtualPhoneError: It runs, but its ``phone.json`` is damaged.
+    """
+
+    def runs() -> bool:
+        return (directory / PHONE).exists() and not registry.is_free(directory)
+
+    if not runs():
+        return None
+    try:
+        return VirtualPhone.read(directory)
+    except VirtualPhoneError:
+        if runs():
+            raise
+        return None
 
 
 def _launch(specs: Sequence[PhoneSpec], places: Sequence[_Place], deadline: Deadline) -> None:

@@ -18,15 +18,15 @@ from pathlib import Path
 from devicelab.deadline import Deadline
 from devicelab.devices.processes import process_alive, start_time
 
-__all__ = ["end", "is_free", "lock_directory", "sign", "stop", "sweep"]
+__all__ = ["LOCK", "end", "is_free", "lock_directory", "sign", "stop", "sweep"]
 
-_LOCK = "lock"
+LOCK = "lock"
 _POLL_SECONDS = 0.01
 
 
 def lock_directory(directory: Path) -> int:
     """Own a phone's fresh directory for as long as the returned descriptor, or a copy of it, is open."""
-    fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
 
@@ -39,13 +39,16 @@ def sign(fd: int) -> None:
 def is_free(directory: Path) -> bool:
     """Whether a phone's directory belongs to no process any more."""
     try:
-        fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
-        return _try(fd)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may ask at the same time
+    except BlockingIOError:
+        return False
     finally:
         os.close(fd)
+    return True
 
 
 def sweep(root: Path) -> None:
@@ -94,15 +97,7 @@ def stop(directory: Path) -> None:
 
 def _signal(directory: Path, number: signal.Signals) -> None:
     """Send a signal to the keeper that has signed the lock; with it ends all else of the phone."""
-    words = (directory / _LOCK).read_text(encoding="utf-8").split()
+    words = (directory / LOCK).read_text(encoding="utf-8").split()
     if len(words) == 2 and process_alive(int(words[0]), int(words[1])):
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(int(words[0]), number)
-
-
-def _try(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -296,6 +297,15 @@ def test_parallel_ups_share_the_desk(desk: VirtualDesk) -> None:
     assert sorted(name for name, _ in found) == ["hot-1", "hot-2", "hot-3", "pixel-1", "pixel-2", "pixel-3"]
     assert len({port for _, port in found}) == 6
     assert {phone.port for phone in desk.list()} == {port for _, port in found}
+
+
+def test_listing_does_not_wait_for_other_commands(desk: VirtualDesk) -> None:
+    phone = desk.up(["pixel"])[0]
+    with (desk.directory / ".lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        begin = time.monotonic()
+        assert desk.list() == [phone]
+        assert time.monotonic() - begin < 20
 
 
 def test_the_registry_is_for_its_owner_alone(desk: VirtualDesk) -> None:
