@@ -120,6 +120,21 @@ def test_what_a_deadline_cut_off_is_finished_before_anything_else() -> None:
     assert numbers(link.taken) == [1, 2, 3]
 
 
+def test_what_was_posted_meanwhile_goes_behind_what_was_cut_off() -> None:
+    link = Narrow([30], then=0)
+    outbox = Outbox(link, fail)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(outbox.send, *packet(1, 1000), Deadline("send", 0.5))
+        while link.calls < 2:
+            time.sleep(0.01)
+        outbox.post(*packet(2, 0))
+        with pytest.raises(DeadlineError):
+            sending.result(timeout=20)
+    link.then = 1 << 30
+    outbox.settle()
+    assert numbers(link.taken) == [1, 2]
+
+
 def test_what_was_not_begun_is_never_sent() -> None:
     link = Narrow(then=0)
     outbox = Outbox(link, fail)
