@@ -67,8 +67,13 @@ def test_a_file_that_is_written_bit_by_bit_takes_its_name_at_the_end(tmp_path: P
 def test_an_interrupt_in_between_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     target = tmp_path / "model"
     target.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), files.replacing(target) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with files.replacing(target) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]

@@ -142,6 +142,8 @@ def _serve_shell(phone: FakePhone, service: str, line: Line) -> None:
         if result.hangs:
             line.wait(killed)
             code = _KILLED
+            if marker is not None:
+                return  # the shell that would tell the code is killed with the command
     line.write(_frame(_EXIT, bytes([code])) if marker is None else f"{marker}{code}\r\n".encode())
 
 

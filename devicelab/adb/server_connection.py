@@ -114,6 +114,7 @@ class ServerConnection:
         self._lock = threading.Lock()
         self._closed = False
         self._witness: ServerStream | None = None
+        self._lost = False
 
     @property
     def serial(self) -> str:
@@ -152,7 +153,7 @@ class ServerConnection:
         The server ends all streams of a phone that it loses, but keeps its number for it (``transport_id``) if
         it finds it again by itself. So an idle stream knows what the listing does not show.
         """
-        return self._witness is not None and not self._witness.ended()
+        return not self._lost and self._witness is not None and not self._witness.ended()
 
     def open(self, service: str, deadline: Deadline) -> ServerStream:
         """See :meth:`Connection.open <devicelab.adb.connection.Connection.open>`.
@@ -184,6 +185,11 @@ class ServerConnection:
 
     def loss(self) -> DeviceLostError | AdbUnavailableError | None:
         """Why a stream ended, as the server tells it: None if the phone is there and ended it itself."""
+        lost = self._ask_for_loss()
+        self._lost = self._lost or lost is not None
+        return lost
+
+    def _ask_for_loss(self) -> DeviceLostError | AdbUnavailableError | None:
         deadline = Deadline("reply to `get-state`", _ASK_SECONDS, self._serial)
         try:
             state = query(self._address, f"host-serial:{self._serial}:get-state", deadline)

@@ -46,6 +46,7 @@ __all__ = ["OUTPUT_LIMIT", "Channel", "ShellProcess", "ShellResult", "run"]
 
 OUTPUT_LIMIT = 8 << 20  # bytes
 _READ = 256 << 10
+_TERMINATED = 128 + 15  # the code of what SIGTERM ended
 _END_SECONDS = 1.5  # for ending a process group when we give up; the phone may be past answering
 
 
@@ -110,6 +111,7 @@ class ShellProcess:
         self._pending: deque[Output] = deque()
         self._readable = True  # a stream on which reading failed once is only good for close()
         self._closed = False
+        self._killed = False
         self._stream = connection.open(service, deadline)
 
     @property
@@ -167,6 +169,8 @@ class ShellProcess:
     def kill(self, deadline: Deadline) -> None:
         """End the process group on the phone: SIGTERM, SIGKILL a second later. Its output can still be read.
 
+        The exit code is that of the shell around the command; 143 (SIGTERM) on phones without shell v2.
+
         Raises:
             ProtocolError: The phone did not tell the process id.
         """
@@ -175,6 +179,7 @@ class ShellProcess:
         if self._decoder.code is not None or self._decoder.pid is None:
             return
         killer = ShellProcess(self._connection, end_group_command(self._decoder.pid), deadline=deadline)
+        self._killed = True
         try:
             killer.wait(deadline)
         finally:
@@ -214,7 +219,11 @@ class ShellProcess:
             self._pending += self._decoder.feed(data)
         except MalformedError as error:
             raise ProtocolError(f"`{self.argv[0]}`: {error}", device=serial) from error
-        if not data and self._decoder.code is None:
+        if not data and self._killed:
+            self._decoder.code = (
+                _TERMINATED  # v1: the shell that would have told the code was in the group, too
+            )
+        elif not data and self._decoder.code is None:
             raise ProtocolError(f"the shell of `{self.argv[0]}` ended without an exit code", device=serial)
         self._readable = True
 
