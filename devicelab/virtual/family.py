@@ -18,7 +18,7 @@ from devicelab.deadline import Deadline
 
 __all__ = ["descendants", "end_all", "signal_all", "tend"]
 
-_STOPPED_OR_DEAD = frozenset("TtZX")
+_STOPPED = frozenset("Tt")
 _DEAD = frozenset("ZX")
 _PAUSE = 0.005
 
@@ -47,17 +47,23 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def signal_all(pid: int, number: signal.Signals, deadline: Deadline) -> None:
-    """Send SIGSTOP or SIGCONT to everything below ``pid``, and what it starts meanwhile; not to ``pid`` itself.
+    """Send SIGSTOP or SIGCONT to all below ``pid``, and to what they start meanwhile; not to ``pid``.
+
+    A process that its tracer holds (state ``t``) counts as stopped, and only its tracer can continue it: so it
+    is under proot, which is stopped itself.
 
     Raises:
         DeadlineError: There are always new processes that do not stop.
     """
-    while True:
-        family = descendants(pid)
-        stopping = number is signal.SIGSTOP
-        todo = [each for each, state in family.items() if state not in _DEAD and (state in "Tt") != stopping]
-        if not todo:
-            return
+    done = _DEAD | _STOPPED
+    quiet = 0
+    while quiet < 2:  # a look at all processes is no moment: the first one's state is old when the last is seen
+        states = descendants(pid).items()
+        if number is signal.SIGSTOP:
+            todo = [each for each, state in states if state not in done]
+        else:
+            todo = [each for each, state in states if state == "T"]
+        quiet = 0 if todo else quiet + 1
         for each in todo:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each, number)

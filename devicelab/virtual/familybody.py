@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -16,13 +17,33 @@ from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
 from devicelab.virtual import family
 from devicelab.virtual.body import BodyKind
+from devicelab.virtual.ownpython import module_environment
+from devicelab.virtual.registry import LOCK
 from devicelab.virtual.spec import BodySpec
 from devicelab.virtual.unixsocket import connect_to
 
-__all__ = ["FamilyBody"]
+__all__ = ["FamilyBody", "remove_tree"]
 
 _END_SECONDS = 20.0
 _SIGNAL_SECONDS = 10.0
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, if it is there, whatever permissions a phone has put on what is in it."""
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            child = Path(folder, name)
+            if not child.is_symlink():
+                child.chmod(0o700)
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _target(link: Path) -> Path | None:
+    try:
+        return link.readlink()
+    except FileNotFoundError:  # the descriptor of the very listing
+        return None
 
 
 class FamilyBody(ABC):
@@ -76,7 +97,9 @@ class FamilyBody(ABC):
                     stdout=log,
                     stderr=log,
                     cwd=self._directory,
+                    env=module_environment(),
                     start_new_session=True,
+                    pass_fds=self._locks(),
                 )
         except OSError as error:
             raise self._error(f"cannot start it: {error}") from error
@@ -129,8 +152,12 @@ class FamilyBody(ABC):
     def close(self) -> None:
         """End the phone and remove its files."""
         self.kill()
-        if self._directory.exists():
-            shutil.rmtree(self._directory)
+        remove_tree(self._directory)
+
+    def _locks(self) -> list[int]:
+        """Our descriptors of the phone's lock: its directory is owned for as long as the first process is."""
+        path = self._spec.directory / LOCK
+        return [int(entry.name) for entry in Path("/proc/self/fd").iterdir() if _target(entry) == path]
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self.alive():

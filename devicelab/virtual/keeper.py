@@ -41,7 +41,11 @@ def _make_body(spec: PhoneSpec) -> Body:
     """Build the body that the spec asks for; the fallbacks are imported only where they are used."""
     if spec.body_kind == "namespaces":
         return NamespaceBody(spec.body)
-    from devicelab.virtual.pythonbody import PythonBody  # noqa: PLC0415 (few phones need it)
+    if spec.body_kind == "proot":
+        from devicelab.virtual.proot import ProotBody  # noqa: PLC0415 (few phones need it)
+
+        return ProotBody(spec.body)
+    from devicelab.virtual.pythonbody import PythonBody  # noqa: PLC0415 (the same)
 
     return PythonBody(spec.body)
 

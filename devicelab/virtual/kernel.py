@@ -30,6 +30,7 @@ __all__ = [
     "refuse_vsock",
     "remount",
     "setns",
+    "trace_me",
     "unshare",
 ]
 
@@ -135,6 +136,11 @@ def _prctl(option: int, value: int, pointer: object = 0) -> None:
 def die_with_parent() -> None:
     """Be killed (SIGKILL) when the parent's thread that made us ends. The caller checks that it still lives."""
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def trace_me() -> None:
+    """Let this process's parent trace it, as proot does with all that it runs: PTRACE_TRACEME."""
+    _check(_libc.ptrace(ctypes.c_long(0), 0, None, None), "ptrace")
 
 
 def adopt_orphans() -> None:

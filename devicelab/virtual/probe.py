@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.ownpython import module_command, module_environment
 
-__all__ = ["choose_body", "namespaces_problem"]
+__all__ = ["choose_body", "namespaces_problem", "proot_problem"]
 
 _SECONDS = 30.0
 
@@ -19,9 +20,32 @@ def namespaces_problem() -> str | None:
 
     Tries it for real, in a process of its own that then ends: about 80 ms.
     """
+    problem = _try_out("devicelab.virtual.tryout")
+    return None if problem is None else f"{problem}{_known_reason()}"
+
+
+def proot_problem() -> str | None:
+    """Why phones cannot run under proot here, in words for people; None if they can.
+
+    Tries out, too, whether the kernel lets us keep such phones off the network; that takes 200 ms.
+    """
+    if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
+        return f"{' and '.join(missing)} not found, so neither adbd nor proot can be fetched"
+    return _try_out("devicelab.virtual.prootinit", "try")
+
+
+def choose_body() -> BodyKind:
+    """The fullest body that works here."""
+    if namespaces_problem() is None:
+        return "namespaces"
+    return "proot" if proot_problem() is None else "python"
+
+
+def _try_out(module: str, *arguments: str) -> str | None:
+    """What a module of ours says, if it fails."""
     try:
         done = subprocess.run(
-            module_command("devicelab.virtual.tryout"),
+            [*module_command(module), *arguments],
             env=module_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -34,12 +58,7 @@ def namespaces_problem() -> str | None:
     if done.returncode == 0:
         return None
     said = (done.stdout or done.stderr).strip().splitlines() or ["no word of why"]
-    return f"{said[-1]}{_known_reason()}"
-
-
-def choose_body() -> BodyKind:
-    """The fullest body that works here."""
-    return "namespaces" if namespaces_problem() is None else "proot"
+    return said[-1]
 
 
 def _known_reason() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from devicelab.files import write_atomically
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.familybody import FamilyBody
+from devicelab.virtual.ownpython import module_command
 from devicelab.virtual.pyadbd import tools
 from devicelab.virtual.pyadbd.tree import Tree
 from devicelab.virtual.spec import BodySpec
@@ -70,7 +71,7 @@ class PythonBody(FamilyBody):
             script.chmod(0o755)
 
     def _command(self) -> Sequence[str | Path]:
-        module = (sys.executable, "-P", "-m", "devicelab.virtual.pyadbd")
+        module = module_command("devicelab.virtual.pyadbd")
         where = ("--root", self._root, "--socket", self.socket_path, "--limit", self._limit)
         return (*module, *where, "--banner", self._spec.banner)
 

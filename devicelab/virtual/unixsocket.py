@@ -10,13 +10,13 @@ from pathlib import Path
 
 from devicelab.deadline import Deadline
 
-__all__ = ["connect_to", "listen_at"]
+__all__ = ["bind_at", "connect_to", "listen_at"]
 
 _BACKLOG = 64
 
 
-def listen_at(path: Path) -> socket.socket:
-    """A listening socket in place of whatever was at ``path``, for this user alone.
+def bind_at(path: Path) -> socket.socket:
+    """A socket in place of whatever was at ``path``, for this user alone, that does not listen yet.
 
     Raises:
         OSError: The directory is missing, …
@@ -27,6 +27,20 @@ def listen_at(path: Path) -> socket.socket:
         with _short(path) as name:
             sock.bind(name)
         path.chmod(0o600)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def listen_at(path: Path) -> socket.socket:
+    """The same, listening.
+
+    Raises:
+        OSError: The directory is missing, …
+    """
+    sock = bind_at(path)
+    try:
         sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
