@@ -42,7 +42,7 @@ def read_elf(path: Path) -> Elf:
         raise VirtualPhoneError(f"{path} is not a 64-bit little-endian ELF file")
     try:
         return _parse(data)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise VirtualPhoneError(f"{path} is a damaged ELF file: {error}") from error
 
 

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ Progress = Callable[[str], None]
 
 DEBIAN_SUITE = "trixie"  # the first Debian release whose adbd takes --device_banner
 UBUNTU_PORTS = "http://ports.ubuntu.com/ubuntu-ports"  # where Ubuntu keeps all but amd64 and i386
+_SECOND_TRY_SECONDS = 2.0
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -106,7 +108,7 @@ def fetch_packages(
     with tempfile.TemporaryDirectory(prefix="devicelab-apt.") as state:
         apt = _Apt(Path(state), mirror, arch or host_arch(), suite, deadline)
         tell(f"reading the package lists of {mirror.distribution} {suite} from {mirror.uri}")
-        apt.run("update", "-o", "APT::Update::Error-Mode=any")
+        apt.update()
         tell(f"downloading {', '.join(names)}")
         apt.run("install", "--download-only", *names)
         archives = sorted((apt.state / "cache/archives").glob("*.deb"))
@@ -136,6 +138,19 @@ class _Apt:
         (state / "sources.list").write_text(self._source(mirror, arch, suite), encoding="utf-8")
         (state / "apt.conf").write_text(self._config(arch), encoding="utf-8")
         self._environment = {**os.environ, "APT_CONFIG": str(state / "apt.conf"), "LC_ALL": "C"}
+
+    def update(self) -> None:
+        """Fetch the package lists; once more if that fails, for a mirror may just be changing.
+
+        Raises:
+            VirtualPhoneError: It failed twice.
+        """
+        arguments = ("update", "-o", "APT::Update::Error-Mode=any")
+        try:
+            self.run(*arguments)
+        except VirtualPhoneError:
+            time.sleep(self._deadline.capped(_SECOND_TRY_SECONDS))
+            self.run(*arguments)
 
     def run(self, *arguments: str) -> None:
         """Run ``apt-get`` with these arguments.
@@ -172,7 +187,7 @@ class _Apt:
             "APT::Sandbox::User": "root",  # i.e. none: the state directory is readable for its owner alone
             "Acquire::AllowInsecureRepositories": "false",
             "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
+            "Acquire::Retries": "2",
             "Dir::Cache": f"{self.state}/cache",
             "Dir::Etc::main": f"{self.state}/none",
             "Dir::Etc::parts": f"{self.state}/none.d",

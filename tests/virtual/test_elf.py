@@ -66,6 +66,17 @@ def test_the_image_is_closed(image: Path) -> None:
     assert {path.name for path in libraries} == {*found, Path(read_elf(programs[0]).interpreter).name}
 
 
+def test_offsets_beyond_all_files_are_refused(tmp_path: Path) -> None:
+    good = make_elf(["liba.so"])
+    for at in (32, 64 + 8, 64 + 56 + 8):  # program headers; a segment; the dynamic section
+        for offset in (1 << 20, 1 << 62, (1 << 64) - 1):
+            (tmp_path / "file").write_bytes(good[:at] + struct.pack("<Q", offset) + good[at + 8 :])
+            try:
+                read_elf(tmp_path / "file")
+            except VirtualPhoneError as error:
+                assert "damaged" in str(error)  # noqa: PT017 (an empty dynamic section is no damage)
+
+
 @given(st.binary(max_size=200), st.binary(max_size=300), st.integers(0, 250))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_refused_in_words(tmp_path: Path, start: bytes, noise: bytes, at: int) -> None:

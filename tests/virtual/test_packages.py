@@ -138,6 +138,19 @@ def test_no_network_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         fetch_packages(["mksh"], tmp_path)
 
 
+def test_a_mirror_that_fails_once_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "apt-get"
+    fake.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/tried ] && exit 0\n: >{tmp_path}/tried\nexit 100\n", encoding="utf-8"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(
+        packages, "system_mirror", lambda _deadline: Mirror("debian", "http://x", "bookworm", "")
+    )
+    assert fetch_packages(["mksh"], tmp_path / "dest") == []
+
+
 def test_a_hanging_apt_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "apt-get"
     slow.write_text("#!/bin/sh\nsleep 100\n", encoding="utf-8")
