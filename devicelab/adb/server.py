@@ -176,15 +176,15 @@ class ServerTransport:
             raise AdbUnavailableError(f"the adb server lists no phones: {refusal}") from refusal
 
     def _features(self, serial: str, deadline: Deadline) -> frozenset[str]:
-        """Ask until the phone is past connecting; an address that is stale is connected to once."""
-        mended = parse_address(serial) is None
+        """Ask until the phone is past connecting; an address that is stale is connected to."""
+        mends = 0 if parse_address(serial) is None else _RECONNECTS
         while True:
             try:
                 block = query(self._address, f"host-serial:{serial}:features", deadline)
             except RefusedError as refusal:
                 reason = str(refusal)
-                if not mended and is_loss(reason):
-                    mended = True
+                if mends and is_loss(reason):
+                    mends -= 1
                     said = reconnect(self._address, serial, deadline, Event())
                     if said:
                         raise DeviceLostError(said, device=serial, hint=LOST_HINT) from refusal
