@@ -94,7 +94,7 @@ class VirtualDesk:
         kind = body or choose_body()
         image = None if kind == "python" else build_image(progress=progress)
         if kind == "proot":
-            fetch_proot(progress=progress)
+            fetch_proot(progress=progress)  # or every keeper would, and nobody be told
         deadline = deadline or Deadline("starting virtual phones", _UP_SECONDS)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock(deadline), contextlib.ExitStack() as stack:

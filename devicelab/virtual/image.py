@@ -28,7 +28,7 @@ from devicelab.files import cache_dir
 from devicelab.virtual.elf import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch
 
-__all__ = ["COMMANDS", "FILES", "PROGRAMS", "TRIPLETS", "build_image", "hold_image"]
+__all__ = ["COMMANDS", "FILES", "PROGRAMS", "TRIPLETS", "build_image", "cached_image", "hold_image"]
 
 PACKAGES: Final = ("adbd", "busybox", "mksh", "toybox")
 PROGRAMS: Final[dict[str, str]] = {  # in the packages -> in the image; /system/bin links to them
@@ -119,10 +119,10 @@ def build_image(
     if arch not in TRIPLETS:
         raise VirtualPhoneError(f"no phone image for {arch}: only for {' and '.join(TRIPLETS)}")
     deadline = deadline or Deadline("building the phone image", 600)
-    images = cache_dir() / "images"
-    image = images / f"phone-{arch}-{_recipe()}"
+    image = _place(arch)
     if image.is_dir():
         return image
+    images = image.parent
     try:
         images.mkdir(parents=True, exist_ok=True)
         with (images / ".lock").open("a") as lock, flocked(lock.fileno(), deadline):
@@ -134,6 +134,16 @@ def build_image(
             f"cannot build the phone image in {images}: {error.strerror or error}"
         ) from error
     return image
+
+
+def cached_image(arch: str | None = None) -> Path | None:
+    """The phone image for an architecture if it has been built already."""
+    image = _place(arch or host_arch())
+    return image if image.is_dir() else None
+
+
+def _place(arch: str) -> Path:
+    return cache_dir() / "images" / f"phone-{arch}-{_recipe()}"
 
 
 def hold_image(image: Path) -> int:

@@ -25,7 +25,7 @@ __all__ = [
     "loopback_up",
     "make_private",
     "mount",
-    "own_namespace_only",
+    "no_new_privileges",
     "pivot",
     "refuse_vsock",
     "remount",
@@ -148,7 +148,7 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def own_namespace_only() -> None:
+def no_new_privileges() -> None:
     """Never gain privileges by executing a file: PR_SET_NO_NEW_PRIVS, which seccomp asks for, too."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
@@ -174,7 +174,7 @@ def refuse_vsock() -> None:
     program = b"".join(struct.pack("=HBBI", *step) for step in _filter())
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    own_namespace_only()
+    no_new_privileges()
     _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(header))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 from devicelab.virtual.body import BodyKind
+from devicelab.virtual.image import cached_image
 from devicelab.virtual.ownpython import module_command, module_environment
+from devicelab.virtual.packages import packages_problem
 
 __all__ = ["choose_body", "namespaces_problem", "proot_problem"]
 
@@ -29,13 +30,15 @@ def proot_problem() -> str | None:
 
     Tries out, too, whether the kernel lets us keep such phones off the network; that takes 200 ms.
     """
-    if missing := [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]:
-        return f"{' and '.join(missing)} not found, so neither adbd nor proot can be fetched"
+    if (problem := packages_problem()) is not None:
+        return f"{problem}, so neither adbd nor proot can be fetched"
     return _try_out("devicelab.virtual.prootinit", "try")
 
 
 def choose_body() -> BodyKind:
-    """The fullest body that works here."""
+    """The fullest body that works here. Two of them need Google's adbd, from the cache or through apt."""
+    if cached_image() is None and packages_problem() is not None:
+        return "python"
     if namespaces_problem() is None:
         return "namespaces"
     return "proot" if proot_problem() is None else "python"

@@ -129,7 +129,7 @@ def install_filter() -> int:
     program = b"".join(struct.pack("=HBBI", *step) for step in filter_program(platform.machine()))
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    kernel.own_namespace_only()
+    kernel.no_new_privileges()
     number = _MACHINES[platform.machine()].seccomp
     fd = _libc.syscall(
         ctypes.c_long(number),

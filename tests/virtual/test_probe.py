@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from devicelab.virtual import probe
-from devicelab.virtual.probe import namespaces_problem
+from devicelab.virtual.desk import VirtualDesk
+from devicelab.virtual.probe import choose_body, namespaces_problem, proot_problem
+from tests.virtual.wire import shell
 
 ASK = "from devicelab.virtual.probe import namespaces_problem; print(namespaces_problem())"
 
@@ -39,6 +41,21 @@ def test_trying_leaves_no_mount() -> None:
     before = Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert namespaces_problem() is None
     assert Path("/proc/self/mounts").read_text(encoding="utf-8") == before
+
+
+def test_without_apt_and_image_there_is_python(
+    desk: VirtualDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"ID": "fedora", "PRETTY_NAME": "Fedora 42"})
+    assert choose_body() == "namespaces"  # the image is in the cache
+    monkeypatch.setenv("DEVICELAB_CACHE", str(tmp_path / "empty"))
+    assert choose_body() == "python"
+    assert "Fedora 42 is neither Debian nor Ubuntu" in str(proot_problem())
+
+    phone = desk.up(["pixel"])[0]
+
+    assert phone.body == "python"
+    assert shell(phone.port, "getprop ro.serialno") == f"{phone.serial}\n"
 
 
 def test_a_try_that_never_ends_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
