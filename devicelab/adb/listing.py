@@ -1,4 +1,4 @@
-"""What the adb server says of its phones (``host:devices-l``, ``host:track-devices-l``), as data."""
+"""What the adb server says of its phones: ``host:devices-l``, ``host:track-devices-l``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from devicelab.adb.connection import Endpoint, EndpointState
+from devicelab.adb.program import ServerAddress
+from devicelab.adb.smartsocket import RefusedError, query
+from devicelab.deadline import Deadline
+from devicelab.errors import AdbUnavailableError
 
-__all__ = ["Listed", "parse_listing"]
+__all__ = ["Listed", "list_phones", "parse_listing"]
 
 _NO_SERIAL = "(no serial number)"
 _PROPERTY = re.compile(r"(product|model|device|transport_id):(\S+)")
@@ -28,6 +32,19 @@ class Listed:
 
     endpoint: Endpoint
     banner: Mapping[str, str] = field(default_factory=dict)
+
+
+def list_phones(server: ServerAddress, deadline: Deadline) -> dict[str, Listed]:
+    """What the server lists now, by serial.
+
+    Raises:
+        AdbUnavailableError: The server is gone, or lists nothing at all.
+        DeadlineError: It is silent.
+    """
+    try:
+        return parse_listing(query(server, "host:devices-l", deadline))
+    except RefusedError as refusal:
+        raise AdbUnavailableError(f"the adb server lists no phones: {refusal}") from refusal
 
 
 def parse_listing(block: bytes) -> dict[str, Listed]:

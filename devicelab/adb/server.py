@@ -10,7 +10,7 @@ from typing import Literal
 
 from devicelab.adb.addresses import parse_address, require_address
 from devicelab.adb.connection import Endpoint
-from devicelab.adb.listing import Listed, parse_listing
+from devicelab.adb.listing import Listed, list_phones
 from devicelab.adb.program import ServerAddress, find_adb, start_server
 from devicelab.adb.reconnect import absent, reconnect
 from devicelab.adb.server_connection import LOST_HINT, ServerConnection, ServerStream, explain_refusal, is_loss
@@ -118,7 +118,7 @@ class ServerTransport:
         milliseconds.
         """
         wanted = {str(require_address(address)) for address in addresses}
-        listed = self._listed(deadline)
+        listed = list_phones(self._address, deadline)
         refused: dict[str, str] = {}
         for _ in range(_RECONNECTS):
             stale = [each for each in sorted(wanted - refused.keys()) if _is_stale(listed.get(each))]
@@ -128,7 +128,7 @@ class ServerTransport:
             # that it is connected counts only once it is listed.
             said = self._reconnect(stale, deadline)
             refused |= {address: reason for address, reason in said.items() if reason}
-            listed = self._listed(deadline)
+            listed = list_phones(self._address, deadline)
         return absent(listed, wanted, refused)
 
     def connect(self, serial: str, deadline: Deadline) -> ServerConnection:
@@ -138,7 +138,7 @@ class ServerTransport:
             AdbUnavailableError: The server is gone.
         """
         features = self._features(serial, deadline)
-        listed = self._listed(deadline).get(serial)
+        listed = list_phones(self._address, deadline).get(serial)
         connection = ServerConnection(
             self._address, serial, features - _NOT_OURS, listed.banner if listed is not None else {}
         )
@@ -168,12 +168,6 @@ class ServerTransport:
             parts = [deadline.within(f"connection to {address}", limit) for address in addresses]
             said = pool.map(lambda each, part: reconnect(self._address, each, part, never), addresses, parts)
             return dict(zip(addresses, said, strict=True))
-
-    def _listed(self, deadline: Deadline) -> dict[str, Listed]:
-        try:
-            return parse_listing(query(self._address, "host:devices-l", deadline))
-        except RefusedError as refusal:
-            raise AdbUnavailableError(f"the adb server lists no phones: {refusal}") from refusal
 
     def _features(self, serial: str, deadline: Deadline) -> frozenset[str]:
         """Ask until the phone is past connecting; an address that is stale is connected to."""

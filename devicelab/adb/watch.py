@@ -9,7 +9,7 @@ from dataclasses import replace
 from threading import Event
 
 from devicelab.adb.connection import Endpoint, EndpointState
-from devicelab.adb.listing import Listed, parse_listing
+from devicelab.adb.listing import Listed, list_phones, parse_listing
 from devicelab.adb.malformed import MalformedError
 from devicelab.adb.program import ServerAddress
 from devicelab.adb.reconnect import absent, reconnect
@@ -21,7 +21,8 @@ __all__ = ["watch_server"]
 
 _TICK = 0.25  # seconds; how often ``stop`` and the reconnects are looked at
 _YIELD = 0.7  # seconds, and at most a tick more, between two lists that are the same
-_ANSWER = 5.0  # seconds for the server to begin a tracking stream
+_ANSWER = 5.0  # seconds for the server to answer; it takes a millisecond
+_ASK = 0.5  # seconds between two questions for the list
 _RETRY = 0.5  # seconds between two attempts to reach one address
 _ATTEMPT = 5.0  # seconds for one attempt
 _STALE = 1.5  # seconds offline before an address is dropped and connected anew: it may just be shaking hands
@@ -67,19 +68,26 @@ def watch_server(address: ServerAddress, wanted: set[str], stop: Event) -> Itera
 
 
 def _follow(address: ServerAddress, stop: Event) -> Iterator[dict[str, Listed]]:
-    """Yield the listing at once, whenever it changes, and with every tick."""
+    """Yield the listing at once, whenever it changes, and with every tick.
+
+    Arrivals are told by the tracking stream. It is not relied on for more, because the server of adb 29 tells
+    nobody when a phone goes offline: the list is also asked for now and then.
+    """
     with _track(address) as smart:
         decoder = BlockDecoder()
-        listed: dict[str, Listed] | None = None
+        listed = list_phones(address, Deadline("list of devices", _ANSWER))
+        asked = time.monotonic()
         while not stop.is_set():
+            yield listed
             try:
                 blocks = _receive(smart, decoder)
             except DeadlineError:
                 blocks = []
             if blocks:
                 listed = parse_listing(blocks[-1])
-            if listed is not None:
-                yield listed
+            elif time.monotonic() - asked >= _ASK:
+                listed = list_phones(address, Deadline("list of devices", _ANSWER))
+                asked = time.monotonic()
 
 
 def _track(address: ServerAddress) -> SmartSocket:

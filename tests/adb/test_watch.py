@@ -34,6 +34,14 @@ class Tracker:
             self.listing = listing
             self.changed.notify_all()
 
+    def replies(self, **more: Reply) -> dict[str, Reply]:
+        """Replies of a server with this listing."""
+        return {"host:track-devices-l": self, "host:devices-l": self.list, **more}
+
+    def list(self, connection: socket.socket) -> None:
+        with self.changed:
+            connection.sendall(okay(self.listing))
+
     def __call__(self, connection: socket.socket) -> None:
         sent = None
         with self.changed:
@@ -86,7 +94,7 @@ def _states(endpoints: list[Endpoint]) -> dict[str, EndpointState]:
 
 def test_the_list_comes_at_once_and_with_every_change(watching: Watch) -> None:
     tracker = Tracker("A\tdevice\n")
-    with SmartServer({"host:track-devices-l": tracker}) as server:
+    with SmartServer(tracker.replies()) as server:
         lists = watching(server.address)
         assert next(lists) == [Endpoint("A", EndpointState.ONLINE)]
         tracker.set("A\toffline\nB\tunauthorized\n")
@@ -98,7 +106,7 @@ def test_the_list_comes_at_once_and_with_every_change(watching: Watch) -> None:
 
 
 def test_the_same_list_comes_again_within_a_second(watching: Watch) -> None:
-    with SmartServer({"host:track-devices-l": Tracker("A\tdevice\n")}) as server:
+    with SmartServer(Tracker("A\tdevice\n").replies()) as server:
         lists = watching(server.address)
         begin = time.monotonic()
         assert [next(lists) for _ in range(4)] == [[Endpoint("A", EndpointState.ONLINE)]] * 4
@@ -106,12 +114,21 @@ def test_the_same_list_comes_again_within_a_second(watching: Watch) -> None:
 
 
 def test_an_old_server_has_only_the_short_list(watching: Watch) -> None:
-    replies: dict[str, Reply] = {
-        "host:track-devices-l": fail("unknown host service"),
-        "host:track-devices": Tracker("A\tdevice\n"),
-    }
-    with SmartServer(replies) as server:
+    tracker = Tracker("A\tdevice\n")
+    more: dict[str, Reply] = {"host:track-devices-l": fail("unknown"), "host:track-devices": tracker}
+    with SmartServer(tracker.replies(**more)) as server:
         assert next(watching(server.address)) == [Endpoint("A", EndpointState.ONLINE)]
+    assert tracker.connections == 1
+
+
+def test_a_server_that_keeps_a_loss_to_itself_is_asked(watching: Watch) -> None:
+    tracker = Tracker("A\tdevice\n")
+    replies = tracker.replies(**{"host:track-devices-l": silence(okay("A\tdevice\n"))})
+    with SmartServer(replies) as server:
+        lists = watching(server.address)
+        assert _states(next(lists)) == {"A": EndpointState.ONLINE}
+        tracker.set("A\toffline\n")
+        _until(lists, lambda endpoints: _states(endpoints) == {"A": EndpointState.OFFLINE})
 
 
 def test_a_missing_address_is_looked_for_until_it_is_there(watching: Watch) -> None:
@@ -126,7 +143,7 @@ def test_a_missing_address_is_looked_for_until_it_is_there(watching: Watch) -> N
             tracker.set(f"{PHONE}\tdevice\n")
             connection.sendall(okay(f"connected to {PHONE}"))
 
-    with SmartServer({"host:track-devices-l": tracker, f"host:connect:{PHONE}": connect}) as server:
+    with SmartServer(tracker.replies(**{f"host:connect:{PHONE}": connect})) as server:
         lists = watching(server.address, PHONE)
         assert next(lists) == [Endpoint(PHONE, EndpointState.ABSENT)]
         _until(
@@ -147,8 +164,7 @@ def test_a_phone_that_stays_offline_is_dropped_and_connected_anew(watching: Watc
         tracker.set(f"{PHONE}\tdevice\n")
         connection.sendall(okay(f"connected to {PHONE}"))
 
-    replies: dict[str, Reply] = {"host:track-devices-l": tracker, f"host:connect:{PHONE}": connect}
-    with SmartServer(replies) as server:
+    with SmartServer(tracker.replies(**{f"host:connect:{PHONE}": connect})) as server:
         lists = watching(server.address, PHONE)
         next(lists)
         begin = time.monotonic()
@@ -173,7 +189,7 @@ def test_a_server_that_restarts_is_found_again(watching: Watch, monkeypatch: pyt
         connection.sendall(okay("A\tdevice\n"))
         hang_up.wait(30)
 
-    with SmartServer({"host:track-devices-l": track}) as server:
+    with SmartServer(tracker.replies(**{"host:track-devices-l": track})) as server:
         lists = watching(server.address)
         next(lists)
         hang_up.set()
@@ -184,7 +200,7 @@ def test_a_server_that_restarts_is_found_again(watching: Watch, monkeypatch: pyt
 
 def test_a_server_that_stays_away_is_an_error(watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_RESTART", 0.3)
-    with SmartServer({"host:track-devices-l": Tracker("A\tdevice\n")}) as server:
+    with SmartServer(Tracker("A\tdevice\n").replies()) as server:
         lists = watching(server.address)
         next(lists)
         server.stop()
@@ -203,10 +219,7 @@ def test_a_server_that_tracks_nothing_is_an_error(watching: Watch, monkeypatch: 
 
 def test_it_ends_soon_after_stop_even_while_an_address_swallows_packets() -> None:
     stop = threading.Event()
-    replies: dict[str, Reply] = {
-        "host:track-devices-l": Tracker(),
-        f"host:connect:{PHONE}": silence(b"OKAY"),
-    }
+    replies = Tracker().replies(**{f"host:connect:{PHONE}": silence(b"OKAY")})
     with SmartServer(replies) as server:
         lists = watch_server(server.address, {PHONE}, stop)
         next(lists)
