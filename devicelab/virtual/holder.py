@@ -27,10 +27,24 @@ __all__ = ["Started", "start"]
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A holder that runs: its process id as the keeper sees it, and the channel to it."""
+    """A holder that runs.
+
+    Attributes:
+        pid: Its process id as the keeper sees it.
+        channel: To speak to it.
+        life: A pipe's end that the keeper alone holds, by which the holder knew at its start that it lives.
+    """
 
     pid: int
     channel: Channel
+    life: int
+
+    def end(self) -> None:
+        """Kill it, and with it everything in the phone."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.channel.sock.close()
+        os.close(self.life)
 
 
 def start(spec: BodySpec, hook: Hook | None = None) -> Started:
@@ -46,30 +60,34 @@ def start(spec: BodySpec, hook: Hook | None = None) -> Started:
     """
     kernel.adopt_orphans()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    life, hold = os.pipe()  # `hold` stays open in the keeper alone: a reader of `life` sees the keeper's end
+    watched, life = os.pipe()
     middle = os.fork()
     if middle == 0:
-        os.close(hold)
+        os.close(life)
         ours.close()
-        _child(lambda: _middle(spec, hook, Channel(theirs), life), Channel(theirs))
+        _child(lambda: _middle(spec, hook, Channel(theirs), watched), Channel(theirs))
     theirs.close()
-    os.close(life)
+    os.close(watched)
     channel = Channel(ours)
     try:
-        _answer(channel)
-        _write_maps(middle)
-        channel.send({"mapped": True})
-        answer = _answer(channel)
+        pid = _introduce(channel, middle)
     except BaseException:
+        ours.close()  # all that is there by now ends at that
+        os.close(life)
         os.kill(middle, signal.SIGKILL)
         raise
     finally:
         os.waitpid(middle, 0)
-    pid = answer["holder"]
-    if not isinstance(pid, int):
-        raise TypeError(f"not a process id: {pid!r}")
     channel.send({"orphaned": True})
-    return Started(pid, channel)
+    return Started(pid, channel, life)
+
+
+def _introduce(channel: Channel, middle: int) -> int:
+    """Give the new namespace its users, and learn the holder's process id."""
+    _answer(channel)
+    _write_maps(middle)
+    channel.send({"mapped": True})
+    return int(str(_answer(channel)["holder"]))
 
 
 def _answer(channel: Channel) -> dict[str, object]:
@@ -127,7 +145,7 @@ def _spare_id() -> int | None:
     return spare if spare > SHELL_ID else None
 
 
-def _middle(spec: BodySpec, hook: Hook | None, channel: Channel, life: int) -> None:
+def _middle(spec: BodySpec, hook: Hook | None, channel: Channel, watched: int) -> None:
     """Make the namespaces and the holder in them, then end."""
     kernel.unshare(
         kernel.CLONE_NEWUSER
@@ -141,5 +159,5 @@ def _middle(spec: BodySpec, hook: Hook | None, channel: Channel, life: int) -> N
     channel.receive()
     holder = os.fork()
     if holder == 0:
-        _child(lambda: Holder(spec, hook, channel, life).run(), channel)
+        _child(lambda: Holder(spec, hook, channel, watched).run(), channel)
     channel.send({"holder": holder})

@@ -22,6 +22,7 @@ from types import FrameType
 from devicelab.devices.processes import start_time
 from devicelab.errors import DevicelabError
 from devicelab.files import write_atomically
+from devicelab.virtual.binfmt import emulation
 from devicelab.virtual.body import Body
 from devicelab.virtual.facts import Facts
 from devicelab.virtual.image import hold_image
@@ -40,7 +41,8 @@ _REQUEST_SECONDS = 5.0
 def _make_body(spec: PhoneSpec) -> Body:
     """Build the body that the spec asks for; the fallbacks are imported only where they are used."""
     if spec.body_kind == "namespaces":
-        return NamespaceBody(spec.body)
+        emulator = spec.body.emulator
+        return NamespaceBody(spec.body, emulation(emulator) if emulator is not None else None)
     if spec.body_kind == "proot":
         from devicelab.virtual.proot import ProotBody  # noqa: PLC0415 (few phones need it)
 
@@ -165,6 +167,8 @@ class Keeper:
             answer: dict[str, object] = {"result": self._phone.commands[name](value)}
         except DevicelabError as error:
             answer = {"error": error.message, "hint": error.hint}
+        except OSError as error:
+            answer = {"error": f"cannot do it: {error}"}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             answer = {"error": f"bad request: {error!r}"}
         return json.dumps(answer).encode() + b"\n"

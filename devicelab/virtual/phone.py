@@ -26,6 +26,9 @@ BOOT_SECONDS = 20.0
 _CONNECT_SECONDS = 5.0
 _HANDSHAKE_SECONDS = 30.0  # for what a host has to say; the phone's owner may think for longer
 _TICK = 0.5
+_LONGEST_SECONDS = 86_400.0
+_LARGEST_DISK = 1 << 50
+_FASTEST_LINK = 1e12
 
 
 _log = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ class Timers:
             _, _, key, action = heapq.heappop(self._heap)
             try:
                 action()
-            except DevicelabError as error:
+            except (DevicelabError, OSError) as error:
                 _log.error("%s failed: %s", key, error)  # and the phone stays as it is; `status` shows how
 
 
@@ -134,9 +137,9 @@ class Phone:
 
     def _watch(self) -> None:
         """Look after a body that ended by itself."""
+        self.timers.set("watch", _TICK, self._watch)
         if self._on and not self._body.alive():
             self._power_off()
-        self.timers.set("watch", _TICK, self._watch)
 
     def _start(self, _value: object) -> None:
         if self._on:
@@ -160,6 +163,7 @@ class Phone:
         self._on = self._frozen = False
 
     def _reboot(self, seconds: float) -> None:
+        self._check("seconds", seconds, 0, _LONGEST_SECONDS)
         self._power_off()
         self.timers.set("reboot", seconds, lambda: self._start(None))
 
@@ -187,19 +191,25 @@ class Phone:
             self._relay.plug()
 
     def _set_disk(self, size: int) -> None:
+        self._check("size", size, 0, _LARGEST_DISK)
         self._body.set_disk(size)
         self._filled = 0
         self._facts.write_filled(self._filled)
 
     def _fill(self, free: int) -> None:
         """Leave so many bytes: the partition shrinks to that, and df counts the rest as used."""
+        self._check("free", free, 0, _LARGEST_DISK)
         size, used = self._body.disk_usage()
         self._body.set_disk(used + free)
         self._filled = max(0, self._filled + size - used - free)
         self._facts.write_filled(self._filled)
 
     def _set_link(self, value: dict[str, float | None]) -> None:
-        self._link.set(value["bytes_per_second"], value["latency"] or 0.0)
+        rate, latency = value["bytes_per_second"], value["latency"] or 0.0
+        if rate is not None:
+            self._check("bytes_per_second", rate, 1, _FASTEST_LINK)
+        self._check("latency", latency, 0, 60)
+        self._link.set(rate, latency)
 
     def _authorize(self, answer: str) -> None:
         self._gate.authorization.answer(Answer(answer))
@@ -208,25 +218,31 @@ class Phone:
         def apply(level: float) -> None:
             self._facts.level = round(level)
 
-        self._follow("battery", value, apply)
+        self._follow("battery", self._curve(value, "level", 0, 100), apply)
 
     def _set_temperature(self, value: float | Curve) -> None:
         def apply(celsius: float) -> None:
             self._facts.celsius = celsius
 
-        self._follow("temperature", value, apply)
+        self._follow("temperature", self._curve(value, "celsius", -100, 200), apply)
 
     def _set_thermal(self, status: int) -> None:
+        self._check("status", status, 0, 6)
         self._facts.thermal_status = status
         self._facts.write_health()
 
-    def _follow(self, key: str, value: float | Curve, apply: Callable[[float], None]) -> None:
-        """Set a sensor now and, on a curve, again at every tick until its last point."""
-        curve = (
-            [(0.0, float(value))]
-            if isinstance(value, int | float)
-            else [(float(t), float(v)) for t, v in value]
-        )
+    def _curve(self, value: float | Curve, what: str, low: float, high: float) -> Curve:
+        """A number or a curve as a curve, checked."""
+        curve = [(0.0, value)] if isinstance(value, int | float) else [(point[0], point[1]) for point in value]
+        for seconds, number in curve:
+            self._check("seconds", seconds, 0, _LONGEST_SECONDS)
+            self._check(what, number, low, high)
+        if not curve or curve != sorted(curve, key=lambda point: point[0]):
+            raise VirtualPhoneError("a curve is points in order of time", device=self._spec.name)
+        return curve
+
+    def _follow(self, key: str, curve: Curve, apply: Callable[[float], None]) -> None:
+        """Set a sensor now, and again at every tick until the curve's last point."""
         begin = time.monotonic()
 
         def step() -> None:
@@ -238,6 +254,11 @@ class Phone:
 
         self.timers.cancel(key)
         step()
+
+    def _check(self, what: str, value: float, low: float, high: float) -> None:
+        """Refuse numbers that make no sense, NaN among them."""
+        if not low <= value <= high:
+            raise VirtualPhoneError(f"{what} is {value:g}, outside {low:g} … {high:g}", device=self._spec.name)
 
     def _status(self, _value: object) -> dict[str, object]:
         power = "frozen" if self._frozen else "on" if self._on else "off"

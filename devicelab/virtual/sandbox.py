@@ -133,9 +133,7 @@ class NamespaceBody:
         if self._closed:
             return
         self._closed = True
-        os.kill(self._holder.pid, signal.SIGKILL)
-        os.waitpid(self._holder.pid, 0)
-        self._holder.channel.sock.close()
+        self._holder.end()
 
     def _ask(self, request: dict[str, object]) -> tuple[dict[str, object], int | None]:
         """One request to the holder, from any thread.

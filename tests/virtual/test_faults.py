@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from devicelab.errors import ConfigError, VirtualPhoneError
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
-from devicelab.virtual.faults import FAULTS
+from devicelab.virtual.faults import FAULTS, require_fault
 from tests.virtual.adbclient import Adb
 from tests.virtual.wire import Wire, shell
 
@@ -147,9 +147,8 @@ def test_kill_ends_a_reboot(phone: VirtualPhone) -> None:
 def test_a_small_disk_fills_up(phone: VirtualPhone) -> None:
     phone.set_disk(1 << 20)
 
-    said = shell(phone.port, "head -c 3000000 /dev/zero >/data/local/tmp/big; wc -c </data/local/tmp/big")
-    assert "No space left on device" in said
-    assert int(said.split()[-1]) <= 1 << 20
+    assert "No space left on device" in shell(phone.port, "head -c 3000000 /dev/zero >/data/local/tmp/big")
+    assert int(shell(phone.port, "wc -c </data/local/tmp/big")) <= 1 << 20
 
     phone.set_disk(8 << 20)
     assert (
@@ -297,6 +296,28 @@ def test_adbd_that_crashes_comes_back_by_itself(phone: VirtualPhone) -> None:
     wait_for(answers)
 
 
+def test_numbers_that_make_no_sense_change_nothing(phone: VirtualPhone) -> None:
+    before = phone.status()
+    nonsense: list[Callable[[], None]] = [
+        lambda: phone.set_battery(101),
+        lambda: phone.set_battery([(0, 50), (1, float("nan"))]),
+        lambda: phone.set_battery([(1, 50), (0, 50)]),
+        lambda: phone.set_battery([]),
+        lambda: phone.set_temperature(float("nan")),
+        lambda: phone.set_thermal_status(7),
+        lambda: phone.set_link(0),
+        lambda: phone.set_link(1e6, latency=-1),
+        lambda: phone.set_disk(-1),
+        lambda: phone.fill(1 << 60),
+        lambda: phone.reboot(-1),
+    ]
+    for wrong in nonsense:
+        with pytest.raises(VirtualPhoneError, match=r"outside|order of time"):
+            wrong()
+    assert phone.status() == before
+    assert shell(phone.port, "echo well") == "well\n"
+
+
 CALLS = [
     ("kill", None),
     ("start", None),
@@ -345,6 +366,16 @@ def test_wrong_values_are_refused_before_a_phone_is_asked(name: str, value: str 
     nobody: Any = None
     with pytest.raises(ConfigError, match=message):
         FAULTS[name].run(nobody, value)
+
+
+def test_an_unknown_fault_is_refused_with_the_nearest() -> None:
+    assert require_fault("kill") is FAULTS["kill"]
+    with pytest.raises(ConfigError, match="no fault 'unplugg'") as error:
+        require_fault("unplugg")
+    assert error.value.hint == "did you mean unplug?"
+    with pytest.raises(ConfigError) as error:
+        require_fault("x")
+    assert "freeze" in str(error.value.hint)
 
 
 @given(st.sampled_from([name for name, fault in FAULTS.items() if fault.argument]), st.text(max_size=20))
