@@ -5,7 +5,8 @@ The first line that applies decides:
 ============  ==================================================================  ====================
 state         when                                                                where known from
 ============  ==================================================================  ====================
-absent        an address that was asked for and where nothing answers             endpoint
+absent        an address that was asked for and where nothing answers, or a       endpoint, connecting
+              phone that left while it was being asked
 unauthorized  the phone waits for "Allow", or this user may not open it on USB    endpoint, connecting
 offline       listed, but it does not answer ADB, or not with what was asked      endpoint, connecting,
                                                                                   probe (no nonce)
@@ -36,7 +37,7 @@ from devicelab.devices.leases import LeaseInfo
 from devicelab.devices.probe import Probe
 from devicelab.devices.quarantine import Quarantined
 from devicelab.devices.text import clean
-from devicelab.errors import DevicelabError, DeviceUnauthorizedError
+from devicelab.errors import DevicelabError, DeviceLostError, DeviceUnauthorizedError
 
 __all__ = ["DeviceState", "Verdict", "derive"]
 
@@ -126,6 +127,8 @@ def _unanswered(probe: Probe | None, failure: DevicelabError | None) -> Verdict 
         return Verdict(DeviceState.UNAUTHORIZED, failure.hint or _ALLOW)
     if failure is not None:
         words = clean(failure.message)
+        if isinstance(failure, DeviceLostError):  # it left between the listing and the question
+            return Verdict(DeviceState.ABSENT, f"{words}: {clean(failure.hint)}" if failure.hint else words)
         return Verdict(DeviceState.OFFLINE, f"{words}: {clean(failure.hint)}" if failure.hint else words)
     if probe is None:
         return Verdict(DeviceState.OFFLINE, "it has not been asked yet")

@@ -77,10 +77,10 @@ def test_what_the_transport_knows(endpoint: EndpointState, detail: str, state: D
 @pytest.mark.parametrize(
     ("failure", "state", "reason"),
     [
-        (DeviceLostError("connection reset", device="x"), DeviceState.OFFLINE, "connection reset"),
+        (DeviceLostError("connection reset", device="x"), DeviceState.ABSENT, "connection reset"),
         (
             DeviceLostError("connection reset", device="x", hint="look at the cable"),
-            DeviceState.OFFLINE,
+            DeviceState.ABSENT,
             "connection reset: look at the cable",
         ),
         (
@@ -158,7 +158,8 @@ def test_the_first_thing_that_is_wrong_decides(
         quarantined=KEPT_OUT if kept_out else None,
     )
     order = [
-        (endpoint is OFFLINE or lost, DeviceState.OFFLINE),
+        (endpoint is OFFLINE, DeviceState.OFFLINE),
+        (lost, DeviceState.ABSENT),
         (booting, DeviceState.BOOTING),
         (kept_out or full, DeviceState.QUARANTINED),
         (leased, DeviceState.BUSY),

@@ -74,8 +74,12 @@ class Bench:
 
 
 def find(discovery: Discovery, phone: VirtualPhone) -> Device:
-    """The phone among what is listed: the adb server serves other tests, too."""
-    return next(device for device in discovery.look([phone.address]) if device.serial == phone.address)
+    """The phone among what is listed: the adb server remembers those of other tests, too."""
+    devices = discovery.look([phone.address])
+    for device in devices:
+        if device.serial != phone.address:
+            device.close()
+    return next(device for device in devices if device.serial == phone.address)
 
 
 class NotReadyError(DevicelabError):
