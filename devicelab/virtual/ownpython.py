@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import devicelab
-
 __all__ = ["module_command", "module_environment"]
 
 
@@ -18,7 +16,7 @@ def module_command(name: str) -> list[str]:
 
 def module_environment() -> dict[str, str]:
     """The environment in which it finds this very package, however we found it."""
-    here = str(Path(devicelab.__file__).parents[1])
+    here = str(Path(__file__).parents[2])
     others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join([here, *(other for other in others if other not in ("", here))])
     return {**os.environ, "PYTHONPATH": path}
