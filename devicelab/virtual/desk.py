@@ -26,14 +26,13 @@ from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
 from devicelab.virtual import registry
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.client import VirtualPhone
-from devicelab.virtual.image import build_image
+from devicelab.virtual.ground import prepare_ground
 from devicelab.virtual.keeper import PHONE
 from devicelab.virtual.launcher import SPEC
 from devicelab.virtual.ownpython import module_command, module_environment
 from devicelab.virtual.plan import plan_phone
 from devicelab.virtual.probe import choose_body
 from devicelab.virtual.profile import Profile, load_profile
-from devicelab.virtual.proot import fetch_proot
 from devicelab.virtual.relay import bind_port
 from devicelab.virtual.spec import PhoneSpec
 
@@ -92,9 +91,7 @@ class VirtualDesk:
         """
         loaded = [item if isinstance(item, Profile) else load_profile(item) for item in profiles]
         kind = body or choose_body()
-        image = None if kind == "python" else build_image(progress=progress)
-        if kind == "proot":
-            fetch_proot(progress=progress)  # or every keeper would, and nobody be told
+        grounds = {profile.executes: prepare_ground(profile, kind, progress) for profile in loaded}
         deadline = deadline or Deadline("starting virtual phones", _UP_SECONDS)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock(deadline), contextlib.ExitStack() as stack:
@@ -102,7 +99,7 @@ class VirtualDesk:
             places = [self._reserve(profile, stack) for profile in loaded]
             try:
                 specs = [
-                    plan_phone(profile, kind, image, place.directory, place.port)
+                    plan_phone(profile, kind, grounds[profile.executes], place.directory, place.port)
                     for profile, place in zip(loaded, places, strict=True)
                 ]
                 _launch(specs, places, deadline)

@@ -105,6 +105,8 @@ class Holder:
         kernel.mount("proc", root / "proc", "proc")
         kernel.mount("devpts", root / "pts", "devpts", 0, "newinstance")
         kernel.bind(Path("/proc/cpuinfo"), root / "proc/cpuinfo")
+        if self._hook is not None:
+            self._hook(root)
         kernel.pivot(root)
         self._become_shell()
         kernel.refuse_vsock()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.commands import make_bin
+from devicelab.virtual.ground import Ground
 from devicelab.virtual.profile import Profile
 from devicelab.virtual.spec import BodySpec, PhoneSpec
 
@@ -16,7 +17,7 @@ __all__ = ["plan_phone"]
 _BANNER_PROPERTIES = ("ro.product.name", "ro.product.model", "ro.product.device")
 
 
-def plan_phone(profile: Profile, kind: BodyKind, image: Path | None, directory: Path, port: int) -> PhoneSpec:
+def plan_phone(profile: Profile, kind: BodyKind, ground: Ground, directory: Path, port: int) -> PhoneSpec:
     """Describe one phone, in a directory of its own.
 
     The serial number is made from the directory's path: the same for the same name in the same lab, different
@@ -28,7 +29,7 @@ def plan_phone(profile: Profile, kind: BodyKind, image: Path | None, directory: 
         "ro.serialno": serial,
         "ro.boot.serialno": serial,
         "ro.devicelab.profile": profile.name,
-        "ro.devicelab.executes": platform.machine() if profile.executes == "host" else profile.executes,
+        "ro.devicelab.executes": platform.machine() if profile.executes == "host" else "aarch64",
     }
     cpus = f"0-{profile.cores - 1}\n" if profile.cores > 1 else "0\n"
     dumpsys = {"battery": profile.battery.text}
@@ -37,12 +38,13 @@ def plan_phone(profile: Profile, kind: BodyKind, image: Path | None, directory: 
     body = BodySpec(
         name=directory.name,
         directory=directory,
-        image=image,
-        bin=make_bin(profile, image, directory),
+        image=ground.image,
+        bin=make_bin(profile, ground.image, directory),
         vendor=directory / "vendor",
         banner=_banner(profile),
         disk=profile.disk if profile.free is None else profile.free,
         log=directory / "adbd.log",
+        emulator=ground.emulator,
     )
     return PhoneSpec(
         body_kind=kind,

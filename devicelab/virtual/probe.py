@@ -11,7 +11,7 @@ from devicelab.virtual.image import cached_image
 from devicelab.virtual.ownpython import module_command, module_environment
 from devicelab.virtual.packages import packages_problem
 
-__all__ = ["choose_body", "namespaces_problem", "proot_problem"]
+__all__ = ["arm64_problem", "choose_body", "namespaces_problem", "proot_problem"]
 
 _SECONDS = 30.0
 
@@ -33,6 +33,11 @@ def proot_problem() -> str | None:
     if (problem := packages_problem()) is not None:
         return f"{problem}, so neither adbd nor proot can be fetched"
     return _try_out("devicelab.virtual.prootinit", "try")
+
+
+def arm64_problem() -> str | None:
+    """Why phones of namespaces cannot run arm64 programs here, in words for people; None if they can."""
+    return _try_out("devicelab.virtual.tryout", "arm64")
 
 
 def choose_body() -> BodyKind:
