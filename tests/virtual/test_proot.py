@@ -169,7 +169,7 @@ body = ProotBody(BodySpec("it", directory, build_image(), None, vendor, "device:
 number = {"x86_64": 317, "aarch64": 277}[platform.machine()]
 steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
 program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-kernel.own_namespace_only()
+kernel.no_new_privileges()
 header = struct.pack("@HxxxxxxQ", len(steps), ctypes.addressof(program))
 assert ctypes.CDLL(None).prctl(22, 2, header, 0, 0) == 0
 try:
