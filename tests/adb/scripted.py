@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
@@ -113,3 +113,14 @@ class ScriptedConnection:
 def soon(operation: str = "test", seconds: float = 20.0) -> Deadline:
     """A deadline that only a hanging test reaches."""
     return Deadline(operation, seconds, SERIAL)
+
+
+def cut(wire: bytes, cuts: Sequence[int]) -> list[bytes]:
+    """Cut bytes into pieces of the given sizes, over and over."""
+    pieces: list[bytes] = []
+    position = 0
+    while position < len(wire):
+        size = cuts[len(pieces) % len(cuts)]
+        pieces.append(wire[position : position + size])
+        position += size
+    return pieces

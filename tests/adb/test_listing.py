@@ -65,7 +65,7 @@ def test_nothing_listed() -> None:
 
 @given(st.binary(max_size=400))
 @example(b"\xff\xfe device\n")
-@settings(max_examples=1000)
+@settings(max_examples=600)
 def test_whatever_is_listed_every_serial_stands_once(block: bytes) -> None:
     for serial, phone in parse_listing(block).items():
         assert phone.endpoint.serial == serial != ""

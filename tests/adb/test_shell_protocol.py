@@ -29,27 +29,17 @@ from devicelab.adb.shell_protocol import (
     v1_command,
     v2_command,
 )
+from tests.adb.scripted import cut
 
 MARKER = "0123456789abcdef01234567"
 WORDS = st.lists(
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20), min_size=1, max_size=5
 )
-CUTS = st.lists(st.integers(1, 30), min_size=1, max_size=20)
+CUTS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
 
 def frame(number: int, data: bytes) -> bytes:
     return struct.pack("<BI", number, len(data)) + data
-
-
-def cut(wire: bytes, cuts: list[int]) -> list[bytes]:
-    """Cut bytes into pieces of the given sizes, over and over."""
-    pieces: list[bytes] = []
-    position = 0
-    while position < len(wire):
-        size = cuts[len(pieces) % len(cuts)]
-        pieces.append(wire[position : position + size])
-        position += size
-    return pieces
 
 
 def decode(decoder: ShellDecoder, pieces: list[bytes]) -> dict[Channel, bytes]:
@@ -68,7 +58,7 @@ def decode(decoder: ShellDecoder, pieces: list[bytes]) -> dict[Channel, bytes]:
     st.integers(0, 255),
     CUTS,
 )
-@settings(max_examples=1500)
+@settings(max_examples=800)
 def test_v2_frames_come_out_as_they_went_in(pid: int, said: list[Output], code: int, cuts: list[int]) -> None:
     wire = (
         frame(1, b"%d\n" % pid)
@@ -83,7 +73,7 @@ def test_v2_frames_come_out_as_they_went_in(pid: int, said: list[Output], code: 
 
 @given(st.lists(st.binary(min_size=1, max_size=80)))
 @example([frame(1, b"12"), frame(1, b"34\nhello")])
-@settings(max_examples=1500)
+@settings(max_examples=800)
 def test_v2_garbage_is_decoded_or_refused(pieces: list[bytes]) -> None:
     decoder = V2Decoder()
     with contextlib.suppress(MalformedError):
@@ -152,7 +142,7 @@ def v1_wire(pid: int, output: bytes, code: int, newline: bytes) -> bytes:
     st.sampled_from([b"\n", b"\r\n"]),
     CUTS,
 )
-@settings(max_examples=1500)
+@settings(max_examples=800)
 def test_v1_any_bytes_survive_a_terminal(
     pid: int, output: bytes, code: int, newline: bytes, cuts: list[int]
 ) -> None:
@@ -164,7 +154,7 @@ def test_v1_any_bytes_survive_a_terminal(
 
 
 @given(st.lists(st.binary(min_size=1, max_size=80) | st.just(MARKER.encode())))
-@settings(max_examples=1000)
+@settings(max_examples=600)
 def test_v1_garbage_is_decoded_or_refused_and_not_gathered(pieces: list[bytes]) -> None:
     decoder = V1Decoder(MARKER)
     with contextlib.suppress(MalformedError):
@@ -213,7 +203,7 @@ def test_v1_says_what_is_wrong(wire: str, words: str) -> None:
 
 
 @given(WORDS, st.booleans())
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_a_command_comes_back_out_of_its_service(argv: list[str], stdin: bool) -> None:
     assert parse_command(v2_command(argv, stdin=stdin)) == (argv, None)
     assert parse_command(v1_command(argv, MARKER)) == (argv, MARKER)

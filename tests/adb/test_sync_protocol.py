@@ -24,22 +24,13 @@ from devicelab.adb.sync_protocol import (
     parse_stat_v2,
     wire_error,
 )
+from tests.adb.scripted import cut
 
 DONE = b"DONE\0\0\0\0"
 
 
 def data(content: bytes) -> bytes:
     return struct.pack("<4sI", b"DATA", len(content)) + content
-
-
-def cut(wire: bytes, cuts: list[int]) -> list[bytes]:
-    pieces: list[bytes] = []
-    position = 0
-    while position < len(wire):
-        size = cuts[len(pieces) % len(cuts)]
-        pieces.append(wire[position : position + size])
-        position += size
-    return pieces
 
 
 # --- requests and answers ---
@@ -73,7 +64,7 @@ def test_stat_v1() -> None:
     st.integers(0, 2**64 - 1),
     st.integers(-(2**63), 2**63 - 1),
 )
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_stat_v2(error: int, mode: int, size: int, mtime: int) -> None:
     body = struct.pack("<IQQIIIIQqqq", error, 1, 2, mode, 3, 4, 5, size, 6, mtime, 7)
     assert parse_stat_v2(body) == (error, FileStat(mode, size, mtime))
@@ -96,7 +87,7 @@ def test_names_that_no_directory_holds(raw: bytes) -> None:
 @given(st.binary(max_size=300))
 @example(b"...")
 @example(b"-rf")
-@settings(max_examples=1000)
+@settings(max_examples=600)
 def test_a_name_that_passes_stays_in_its_directory(raw: bytes) -> None:
     with contextlib.suppress(MalformedError):
         name = check_name(raw)
@@ -109,12 +100,13 @@ def test_a_name_that_passes_stays_in_its_directory(raw: bytes) -> None:
 
 
 @given(
-    st.lists(st.binary(max_size=200), max_size=8),
-    st.lists(st.integers(1, 50), min_size=1),
+    st.lists(st.integers(0, 300), max_size=8),
+    st.lists(st.integers(1, 90), min_size=1, max_size=8),
     st.binary(max_size=20),
 )
-@settings(max_examples=1500)
-def test_contents_come_out_as_they_went_in(contents: list[bytes], cuts: list[int], rest: bytes) -> None:
+@settings(max_examples=800)
+def test_contents_come_out_as_they_went_in(sizes: list[int], cuts: list[int], rest: bytes) -> None:
+    contents = [bytes((n + k) % 251 for k in range(size)) for n, size in enumerate(sizes)]
     decoder = DataDecoder()
     got = bytearray()
     for piece in cut(b"".join(map(data, contents)) + DONE, cuts):
@@ -129,8 +121,8 @@ def test_contents_come_out_as_they_went_in(contents: list[bytes], cuts: list[int
     assert decoder.rest == rest
 
 
-@given(st.text(max_size=50), st.binary(max_size=50), st.lists(st.integers(1, 20), min_size=1))
-@settings(max_examples=1000)
+@given(st.text(max_size=50), st.binary(max_size=50), st.lists(st.integers(1, 20), min_size=1, max_size=5))
+@settings(max_examples=500)
 def test_a_failure_comes_out_with_its_words(reason: str, before: bytes, cuts: list[int]) -> None:
     text = reason.encode("utf-8", "replace")
     decoder = DataDecoder()
@@ -141,12 +133,16 @@ def test_a_failure_comes_out_with_its_words(reason: str, before: bytes, cuts: li
     assert not decoder.done
 
 
-@given(st.lists(st.binary(min_size=1, max_size=60) | st.sampled_from([b"DATA\4\0\0\0", DONE, b"FAIL\2\0\0\0"])))
-@settings(max_examples=1000)
-def test_garbage_is_decoded_or_refused_and_not_gathered(pieces: list[bytes]) -> None:
+@given(
+    st.sampled_from([b"", data(b"some"), b"FAIL\2\0\0\0", DONE]),
+    st.binary(max_size=120),
+    st.lists(st.integers(1, 30), min_size=1, max_size=5),
+)
+@settings(max_examples=800)
+def test_garbage_is_decoded_or_refused_and_not_gathered(begin: bytes, garbage: bytes, cuts: list[int]) -> None:
     decoder = DataDecoder()
     with contextlib.suppress(MalformedError):
-        for piece in pieces:
+        for piece in cut(begin + garbage, cuts):
             assert sum(map(len, decoder.feed(piece))) <= len(piece)
             assert len(decoder._header) < 8
 
@@ -166,7 +162,7 @@ def test_limits(wire: bytes, words: str) -> None:
 
 
 @given(st.integers(1, 3), st.integers(0, 3 * DATA_LIMIT), st.integers(0, 3 * DATA_LIMIT))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_frames_are_reused_without_a_trace_of_before(count: int, first: int, second: int) -> None:
     frames = DataFrames(count)
     first, second = min(first, frames.room), min(second, frames.room)
