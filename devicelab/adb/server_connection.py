@@ -28,6 +28,7 @@ from devicelab.errors import (
 __all__ = ["LOST_HINT", "ServerConnection", "ServerStream", "explain_refusal", "is_loss"]
 
 LOST_HINT = "check cable, network and USB debugging"
+_OLD_PAYLOAD = 4096  # bytes in one packet of an adbd from before Android 7; later ones take 256 KiB and more
 _ASK_SECONDS = 2.0  # for asking a local server about something it knows; far more than it takes
 
 
@@ -161,6 +162,7 @@ class ServerConnection:
         Raises:
             AdbUnavailableError: The server is gone.
         """
+        self._check_length(service)
         smart = SmartSocket(self._address, deadline)
         try:
             try:
@@ -222,6 +224,19 @@ class ServerConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_length(self, service: str) -> None:
+        """Refuse a name that does not fit into one packet to the phone: on it, every adb server aborts.
+
+        The server does not tell how much a phone takes, but old phones show in having no shell v2.
+        """
+        size = len(service.encode("utf-8", "surrogateescape"))
+        if size >= _OLD_PAYLOAD and "shell_v2" not in self._features:
+            raise ServiceRefusedError(
+                f"takes service names of less than {_OLD_PAYLOAD} bytes, not of {size}",
+                device=self._serial,
+                hint="push a long command as a file, and run that",
+            )
 
     def _service_refused(self, service: str, reason: str) -> DeviceError | AdbUnavailableError:
         # "closed" is all the server says, both for an unknown service and for a phone lost at this moment.

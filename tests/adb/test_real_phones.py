@@ -174,6 +174,16 @@ def test_a_service_that_no_adbd_has(connection: Connection) -> None:
     assert connection.alive()
 
 
+def test_a_command_too_long_for_the_phone_harms_nobody(connection: Connection) -> None:
+    words = ["x" * 5000]
+    if "shell_v2" in connection.features:
+        assert run(connection, ["echo", *words], deadline=soon()).text == words[0]
+    else:
+        with pytest.raises(ServiceRefusedError, match="4096"):
+            run(connection, ["echo", *words], deadline=soon())
+    assert run(connection, ["echo", "still there"], deadline=soon()).text == "still there"
+
+
 # --- files ---
 
 

@@ -179,6 +179,17 @@ def test_a_refused_service_is_not_a_lost_phone() -> None:
         connection.close()
 
 
+def test_a_name_that_would_abort_the_server_is_never_sent() -> None:
+    replies = _phone(**{f"host-serial:{SERIAL}:features": okay("cmd"), "shell:" + "x" * 4089: okay()})
+    with SmartServer(replies) as server:
+        connection = _transport(server).connect(SERIAL, _soon())
+        connection.open("shell:" + "x" * 4089, _soon()).close()
+        with pytest.raises(ServiceRefusedError, match="less than 4096 bytes, not of 4096") as caught:
+            connection.open("shell:" + "x" * 4090, _soon())
+        assert caught.value.hint is not None
+        connection.close()
+
+
 def _stream_that(reply: bytes) -> Reply:
     return lambda connection: connection.sendall(b"OKAY" + reply)
 
