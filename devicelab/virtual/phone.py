@@ -17,6 +17,7 @@ from devicelab.virtual.curves import Curve, value_at
 from devicelab.virtual.facts import Facts
 from devicelab.virtual.gate import Gate
 from devicelab.virtual.packets import MAX_PAYLOAD, VERSION_NO_CHECKSUMS
+from devicelab.virtual.peer import is_ours
 from devicelab.virtual.relay import Link, Relay
 from devicelab.virtual.spec import PhoneSpec
 
@@ -127,6 +128,9 @@ class Phone:
 
     def _handshake(self, host: socket.socket) -> socket.socket | None:
         """The phone's end for a new connection (in a thread of that connection's own)."""
+        if self._body.kind != "namespaces" and not is_ours(host):
+            _log.warning("a connection of another user's is refused: this phone's shell is the host's")
+            return None
 
         def connect() -> socket.socket:
             return self._body.connect(Deadline("connecting to adbd", _CONNECT_SECONDS, self._spec.name))

@@ -23,6 +23,9 @@ ADBD_PORT = 5555  # in the phone's own network
 _CHANNEL_SECONDS = 10.0  # a request to the holder takes microseconds; this only catches a stopped one
 
 
+_EMULATED = ("its programs are emulated by qemu: several times slower, and /proc/cpuinfo is qemu's",)
+
+
 class _GoneError(VirtualPhoneError):
     """The holder has ended, and the phone's namespaces and data with it."""
 
@@ -41,10 +44,10 @@ class NamespaceBody:
     """
 
     kind: BodyKind = "namespaces"
-    limits: tuple[str, ...] = ()
 
     def __init__(self, spec: BodySpec, hook: Hook | None = None) -> None:
         self._spec = spec
+        self.limits: tuple[str, ...] = () if spec.emulator is None else _EMULATED
         self._lock = threading.Lock()
         (spec.directory / "body" / "root").mkdir(parents=True, exist_ok=True)
         try:
