@@ -131,7 +131,7 @@ class Host:
         return True
 
 
-def make_phone(root: Path) -> tuple[Server, Phone, socket.socket]:
+def make_phone(root: Path, **options: int) -> tuple[Server, Phone, socket.socket]:
     for name in ("data/local/tmp", "system/bin", "proc"):
         (root / name).mkdir(parents=True)
     (root / "proc/meminfo").write_text("MemTotal: 1 kB\n")
@@ -139,7 +139,7 @@ def make_phone(root: Path) -> tuple[Server, Phone, socket.socket]:
     limit.write_text("1000000000")
     listener = socket.create_server(("127.0.0.1", 0))
     phone = Phone(root, listener.getsockname()[1], limit)
-    return Server(Tree(root, limit), str(root), BANNER), phone, listener
+    return Server(Tree(root, limit), str(root), BANNER, **options), phone, listener
 
 
 @pytest.fixture
@@ -149,8 +149,8 @@ def phone(tmp_path: Path) -> Iterator[Phone]:
 
 
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[Phone]:
-    server, phone, listener = make_phone(root)
+def serving(root: Path, **options: int) -> Iterator[Phone]:
+    server, phone, listener = make_phone(root, **options)
     thread = threading.Thread(target=server.serve, args=(listener,))
     thread.start()
     try:
@@ -625,6 +625,16 @@ def test_the_real_adb(phone: Phone, adb: Adb, tmp_path: Path) -> None:
     assert full.returncode != 0
     assert b"No space left on device" in full.stdout + full.stderr
     assert not (phone.root / "data/local/tmp/second").exists()
+
+
+def test_the_real_adb_fills_in_the_checksums_that_an_old_phone_looks_at(tmp_path: Path, adb: Adb) -> None:
+    with serving(tmp_path / "root", version=VERSION_CHECKSUMS, max_payload=4096) as phone:
+        adb("connect", phone.serial)
+        adb.wait(phone.serial, "device")
+        (tmp_path / "x").write_bytes(os.urandom(100_000))
+        adb("push", str(tmp_path / "x"), "/data/local/tmp/x")
+        assert adb("exec-out", "cat /data/local/tmp/x").stdout == (tmp_path / "x").read_bytes()
+        adb("disconnect", phone.serial)
 
 
 def test_adb_shell(phone: Phone, tmp_path: Path) -> None:
