@@ -48,6 +48,8 @@ class Lab:
             transport finds by itself.
         gates: The health limits.
         patience: Seconds that one phone may take to answer during discovery.
+        authorize: Seconds that somebody has to press "Allow" on a phone that does not know this host (an adb
+            server keeps the question open by itself).
 
     Raises:
         AdbUnavailableError: ``server`` was asked for and there is none.
@@ -61,6 +63,7 @@ class Lab:
         addresses: Sequence[str] = (),
         gates: Gates | None = None,
         patience: float = 5.0,
+        authorize: float = 1.0,
     ) -> None:
         self.directory = state_dir(directory)
         self._addresses = tuple(addresses)
@@ -68,7 +71,7 @@ class Lab:
         self._leases = Leases()
         self.quarantine = Quarantine(self.directory)
         self._discovery = Discovery(
-            self._transport, self._leases, self.quarantine, gates or Gates(), patience=patience
+            self._transport, self._leases, self.quarantine, gates or Gates(), patience, authorize
         )
         self._devices: list[Device] = []
 

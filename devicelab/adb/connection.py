@@ -157,8 +157,14 @@ class Transport(Protocol):
         """
         ...
 
-    def connect(self, serial: str, deadline: Deadline) -> Connection:
+    def connect(self, serial: str, deadline: Deadline, *, authorize: float | None = None) -> Connection:
         """Reach one endpoint.
+
+        Args:
+            serial: Which.
+            deadline: For all of it.
+            authorize: Seconds that somebody has to press "Allow" on a phone that does not know this host yet;
+                None: the transport's own choice. An adb server keeps the question open by itself.
 
         Raises:
             DeviceLostError: Nothing there.

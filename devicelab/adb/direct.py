@@ -92,7 +92,8 @@ class DirectTransport:
 
     Args:
         keys_dir: Where adb's keys are; None: ``~/.android``. Read (and the key made) only when a phone asks.
-        authorize_wait: Seconds that connect() gives somebody to press "Allow" on an unauthorized phone.
+        authorize_wait: Seconds that connect() by default gives somebody to press "Allow" on an unauthorized
+            phone.
         scan_emulators: Whether to look for emulators on this machine.
         usb: Whether to look for phones on USB.
     """
@@ -140,7 +141,7 @@ class DirectTransport:
         """
         return self._list(addresses, deadline.capped(_PROBE))
 
-    def connect(self, serial: str, deadline: Deadline) -> DirectConnection:
+    def connect(self, serial: str, deadline: Deadline, *, authorize: float | None = None) -> DirectConnection:
         """Reach one endpoint; see :meth:`Transport.connect <devicelab.adb.connection.Transport.connect>`.
 
         Raises:
@@ -154,7 +155,8 @@ class DirectTransport:
         """
         link = self._open_link(serial, deadline)
         try:
-            session = shake_hands(link, serial, self._keys, self._authorize_wait, deadline)
+            patience = self._authorize_wait if authorize is None else authorize
+            session = shake_hands(link, serial, self._keys, patience, deadline)
         except BaseException:
             link.shut_down()
             link.close()

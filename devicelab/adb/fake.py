@@ -239,8 +239,9 @@ class FakeTransport:
         endpoints = missing | present
         return [endpoints[serial] for serial in sorted(endpoints)]
 
-    def connect(self, serial: str, deadline: Deadline) -> FakeConnection:
+    def connect(self, serial: str, deadline: Deadline, *, authorize: float | None = None) -> FakeConnection:
         """See :meth:`Transport.connect <devicelab.adb.connection.Transport.connect>`."""
+        del authorize  # nobody is there to press "Allow"
         phone = self.phones.get(serial)
         if phone is None:
             raise DeviceLostError("there is no such phone", device=serial)

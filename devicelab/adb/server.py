@@ -131,12 +131,13 @@ class ServerTransport:
             listed = list_phones(self._address, deadline)
         return absent(listed, wanted, refused)
 
-    def connect(self, serial: str, deadline: Deadline) -> ServerConnection:
+    def connect(self, serial: str, deadline: Deadline, *, authorize: float | None = None) -> ServerConnection:
         """See :meth:`Transport.connect <devicelab.adb.connection.Transport.connect>`.
 
         Raises:
             AdbUnavailableError: The server is gone.
         """
+        del authorize  # the server keeps the question open for as long as the phone is there
         features = self._features(serial, deadline)
         listed = list_phones(self._address, deadline).get(serial)
         connection = ServerConnection(

@@ -32,6 +32,12 @@ def discover(
         float,
         typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long one phone may take to answer."),
     ] = 5.0,
+    authorize: Annotated[
+        float,
+        typer.Option(
+            "--authorize", metavar="SECONDS", min=0, help='Time to press "Allow" on a phone that asks for it.'
+        ),
+    ] = 1.0,
     as_json: JsonOption = False,
     state_dir: StateDirOption = None,
 ) -> None:
@@ -49,6 +55,7 @@ def discover(
         addresses=connect or (),
         gates=Gates(strict=strict),
         patience=timeout,
+        authorize=authorize,
     ) as lab:
         if watch:
             from devicelab.cli.watching import show_watch

@@ -19,7 +19,7 @@ from devicelab.devices.leases import Leases
 from devicelab.devices.probe import Probe, probe
 from devicelab.devices.quarantine import Quarantine
 from devicelab.devices.states import derive
-from devicelab.errors import DevicelabError
+from devicelab.errors import DevicelabError, DeviceUnauthorizedError
 
 __all__ = ["Discovery"]
 
@@ -27,6 +27,7 @@ _WORKERS = 64
 _LISTING_SECONDS = 10.0
 _RECHECK_READY = 5.0  # seconds between two looks at a phone that was fine
 _RECHECK_OTHERS = 1.0
+_WATCH_AUTHORIZE = 60.0  # a question that is asked anew every second is hard to answer
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Discovery:
         quarantine: Which devices are kept out.
         gates: The health limits.
         patience: Seconds that one phone may take to connect and to answer.
+        authorize: Seconds that somebody has, besides, to press "Allow" on a phone that does not know this host.
     """
 
     transport: Transport
@@ -74,11 +76,12 @@ class Discovery:
     quarantine: Quarantine
     gates: Gates = field(default_factory=Gates)
     patience: float = 5.0
+    authorize: float = 1.0
 
     def look(self, addresses: Sequence[str] = ()) -> list[Device]:
         """All devices now, sorted by serial, each phone once; those that answered keep their wire open.
 
-        It takes as long as the slowest phone, at most :attr:`patience` after the listing.
+        It takes as long as the slowest phone.
 
         Args:
             addresses: ``host:port`` of phones on TCP to look for besides what the transport finds by itself.
@@ -91,7 +94,7 @@ class Discovery:
         if not endpoints:
             return []
         with ThreadPoolExecutor(min(_WORKERS, len(endpoints)), thread_name_prefix="discover") as pool:
-            return self._devices(list(pool.map(self._inspect, endpoints)))
+            return self._devices(list(pool.map(partial(self._inspect, authorize=self.authorize), endpoints)))
 
     def watch(self, addresses: Sequence[str], stop: Event) -> Iterator[list[Device]]:
         """All devices, again and again whenever something may have changed, until ``stop`` is set.
@@ -108,18 +111,20 @@ class Discovery:
                 present = [each for each in endpoints if each.state is not EndpointState.ABSENT]
                 seen = {each.serial: seen.get(each.serial) or _Watched() for each in present}
                 for endpoint in present:
-                    seen[endpoint.serial].refresh(endpoint, partial(pool.submit, self._glance, endpoint))
+                    watched = seen[endpoint.serial]
+                    authorize = _WATCH_AUTHORIZE if watched.unauthorized else self.authorize
+                    watched.refresh(endpoint, partial(pool.submit, self._glance, endpoint, authorize))
                 yield self._devices([each.look for each in seen.values() if each.look is not None])
 
-    def _inspect(self, endpoint: Endpoint) -> Look:
+    def _inspect(self, endpoint: Endpoint, authorize: float) -> Look:
         """Ask one phone all there is to ask; its failure is an answer, too."""
         if endpoint.state is not EndpointState.ONLINE:
             return Look(endpoint)
-        deadline = Deadline("health check", self.patience, endpoint.serial)
         try:
-            connection = self.transport.connect(endpoint.serial, deadline)
+            connection = self._connect(endpoint.serial, authorize)
         except DevicelabError as error:
             return Look(endpoint, failure=error)
+        deadline = Deadline("health check", self.patience, endpoint.serial)
         try:
             return Look(endpoint, probe=probe(connection, deadline), connection=connection)
         except DevicelabError as error:
@@ -129,8 +134,12 @@ class Discovery:
             connection.close()
             raise
 
-    def _glance(self, endpoint: Endpoint) -> Look:
-        look = self._inspect(endpoint)
+    def _connect(self, serial: str, authorize: float) -> Connection:
+        deadline = Deadline("connection", self.patience + authorize, serial)
+        return self.transport.connect(serial, deadline, authorize=authorize)
+
+    def _glance(self, endpoint: Endpoint, authorize: float) -> Look:
+        look = self._inspect(endpoint, authorize)
         look.close()
         return Look(endpoint, look.probe, look.failure)
 
@@ -177,6 +186,11 @@ class _Watched:
         self._under_way: Future[Look] | None = None
         self._listed: Endpoint | None = None
         self._asked = 0.0
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether the phone wanted somebody to press "Allow" when it was last asked."""
+        return self.look is not None and isinstance(self.look.failure, DeviceUnauthorizedError)
 
     def refresh(self, endpoint: Endpoint, ask: Callable[[], Future[Look]]) -> None:
         """Take the look that has come in, and begin another when it is time."""

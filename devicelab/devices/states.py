@@ -127,9 +127,9 @@ def _unanswered(probe: Probe | None, failure: DevicelabError | None) -> Verdict 
         return Verdict(DeviceState.UNAUTHORIZED, failure.hint or _ALLOW)
     if failure is not None:
         words = clean(failure.message)
-        if isinstance(failure, DeviceLostError):  # it left between the listing and the question
-            return Verdict(DeviceState.ABSENT, f"{words}: {clean(failure.hint)}" if failure.hint else words)
-        return Verdict(DeviceState.OFFLINE, f"{words}: {clean(failure.hint)}" if failure.hint else words)
+        left = isinstance(failure, DeviceLostError)  # between the listing and the question
+        state = DeviceState.ABSENT if left else DeviceState.OFFLINE
+        return Verdict(state, f"{words}: {clean(failure.hint)}" if failure.hint else words)
     if probe is None:
         return Verdict(DeviceState.OFFLINE, "it has not been asked yet")
     if not probe.answered:
