@@ -29,7 +29,6 @@ from devicelab.devices.quarantine import Quarantine
 from devicelab.devices.selectors import select
 from devicelab.errors import DeviceNotReadyError
 from devicelab.files import state_dir
-from devicelab.virtual.desk import VirtualDesk
 
 __all__ = ["Lab", "take_down"]
 
@@ -83,8 +82,7 @@ class Lab:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where phones on TCP are looked for: those asked for, and this lab's virtual phones."""
-        virtual = VirtualDesk(self.directory).addresses()
-        return tuple(dict.fromkeys((*self._addresses, *virtual)))
+        return tuple(dict.fromkeys((*self._addresses, *_virtual_addresses(self.directory))))
 
     def discover(self, selectors: Iterable[str] = ()) -> list[Device]:
         """Look at all devices now.
@@ -142,6 +140,14 @@ class Lab:
         self.close()
 
 
+def _virtual_addresses(directory: Path) -> list[str]:
+    if not (directory / "virtual").is_dir():
+        return []  # most labs have none, and need not load what runs them
+    from devicelab.virtual.desk import VirtualDesk  # noqa: PLC0415
+
+    return VirtualDesk(directory).addresses()
+
+
 def take_down(directory: Path | None = None, names: Sequence[str] | None = None) -> list[str]:
     """End virtual phones, remove all they kept, and make a running adb server forget them.
 
@@ -155,6 +161,8 @@ def take_down(directory: Path | None = None, names: Sequence[str] | None = None)
     Raises:
         ConfigError: A name is unknown.
     """
+    from devicelab.virtual.desk import VirtualDesk  # noqa: PLC0415
+
     desk = VirtualDesk(state_dir(directory))
     before = desk.list()
     ended = desk.down(names or None)

@@ -14,7 +14,6 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
 from adb_shell import constants
 
 from devicelab.errors import ProtocolError
@@ -127,6 +126,9 @@ def checksum(payload: Buffer) -> int:
     """The sum of all bytes modulo 2**32 (adb_shell's own takes 5 ms for each MB, this 0.14)."""
     if len(payload) <= _SMALL:
         return sum(payload)
+    # Phones since Android 9 do without checksums, so most commands never pay for loading numpy.
+    import numpy as np  # noqa: PLC0415
+
     return int(np.frombuffer(payload, np.uint8).sum(dtype=np.uint64)) & 0xFFFFFFFF
 
 
