@@ -2,7 +2,7 @@
 
 From the outside in::
 
-    desk, registry          all virtual phones of a lab: up, list, down, and what is left of killed ones
+    desk, registry, trees   all virtual phones of a lab: up, list, down, and what is left of killed ones
     client, faults          one phone as its user has it
     profile, plan, spec     which phone it stands for -> what its process is told
     launcher, keeper        one process per phone, which outlives the command that started it

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,23 +18,13 @@ from devicelab.virtual.body import BodyKind
 from devicelab.virtual.ownpython import module_environment
 from devicelab.virtual.registry import LOCK
 from devicelab.virtual.spec import BodySpec
+from devicelab.virtual.trees import remove_tree
 from devicelab.virtual.unixsocket import connect_to
 
-__all__ = ["FamilyBody", "remove_tree"]
+__all__ = ["FamilyBody"]
 
 _END_SECONDS = 20.0
 _SIGNAL_SECONDS = 10.0
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory, if it is there, whatever permissions a phone has put on what is in it."""
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            child = Path(folder, name)
-            if not child.is_symlink():
-                child.chmod(0o700)
-    if path.exists():
-        shutil.rmtree(path)
 
 
 def _target(link: Path) -> Path | None:

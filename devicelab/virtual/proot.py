@@ -11,12 +11,13 @@ from pathlib import Path
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
 from devicelab.virtual.body import BodyKind
-from devicelab.virtual.familybody import FamilyBody, remove_tree
+from devicelab.virtual.familybody import FamilyBody
 from devicelab.virtual.inside import ADBD, ENVIRONMENT, SHELL_ID
 from devicelab.virtual.ownpython import module_command
 from devicelab.virtual.packages import Progress
 from devicelab.virtual.programs import Program, fetch_program
 from devicelab.virtual.spec import BodySpec
+from devicelab.virtual.trees import remove_tree
 
 __all__ = ["ProotBody", "fetch_proot"]
 

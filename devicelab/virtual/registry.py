@@ -7,16 +7,15 @@ hold an flock, and in which the keeper writes its process id. A directory whose 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
 
 from devicelab.deadline import Deadline
 from devicelab.devices.processes import process_alive, start_time
+from devicelab.virtual.trees import remove_tree
 
 __all__ = ["LOCK", "end", "is_free", "lock_directory", "sign", "stop", "sweep"]
 
@@ -55,7 +54,7 @@ def sweep(root: Path) -> None:
     """Remove the directories that killed commands and keepers left. The caller holds the registry's lock."""
     for directory in root.iterdir():
         if directory.is_dir() and is_free(directory):
-            _remove(directory)
+            remove_tree(directory)
 
 
 def end(directory: Path, patience: float, deadline: Deadline) -> None:
@@ -69,25 +68,7 @@ def end(directory: Path, patience: float, deadline: Deadline) -> None:
         if time.monotonic() >= kill_at:
             _signal(directory, signal.SIGKILL)
         time.sleep(deadline.capped(_POLL_SECONDS))
-    _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    """Delete a directory; again, if the last of a phone's dying processes wrote into it meanwhile.
-
-    Raises:
-        OSError: It cannot be deleted.
-    """
-    for pause in (0.05, 0.2, 1.0):
-        try:
-            shutil.rmtree(directory)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-                raise
-            time.sleep(pause)
-        if not directory.exists():
-            return
-    shutil.rmtree(directory)
+    remove_tree(directory)
 
 
 def stop(directory: Path) -> None:
