@@ -18,9 +18,9 @@ from adb_shell.transport.tcp_transport import TcpTransport
 __all__ = ["TcpLink"]
 
 # A phone that vanishes without a word (Wi-Fi out of reach, battery dead) is noticed after about 15 s even if
-# nothing is asked of it; operations have their own, shorter deadlines.
+# nothing is asked of it. There is no TCP_USER_TIMEOUT: it would also end the connection to a phone that is
+# there and does not read for a while, frozen or busy with its flash; how long that may last is for deadlines.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 6, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
-_UNACKNOWLEDGED_MS = 15_000
 
 
 class TcpLink(TcpTransport):  # type: ignore[misc]  # adb_shell has no type information
@@ -48,7 +48,6 @@ class TcpLink(TcpTransport):  # type: ignore[misc]  # adb_shell has no type info
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE.items():
                 connection.setsockopt(socket.IPPROTO_TCP, option, value)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         except OSError:
             connection.close()
             raise

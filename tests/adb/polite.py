@@ -109,7 +109,7 @@ class Polite(Hostile):
         self.hidden = hidden  # insists on windows although its banner does not announce them
         self.violations: list[str] = []
         self.open_streams: dict[int, Served] = {}
-        self.opens = 0
+        self.opens = self.closes = 0  # by the host
         self.sent_bytes = 0
         self._sending = threading.Lock()
         self._workers: list[threading.Thread] = []
@@ -153,6 +153,7 @@ class Polite(Hostile):
         elif frame.command == "WRTE":
             stream.receive(frame)
         elif frame.command == "CLSE":
+            self.closes += 1
             del self.open_streams[frame.arg1]
             stream.end()
         else:

@@ -106,7 +106,8 @@ def test_a_phone_that_vanishes_is_noticed_without_traffic(pair: Any) -> None:
     )
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert idle + interval * count <= 20
-    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 20_000
+    # This one would also give up a phone that is there and does not read for a while.
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
 
 
 def test_a_refused_connection_is_an_os_error() -> None:

@@ -213,7 +213,7 @@ class TestStreams:
         assert [handle.closed for handle in device.handles] == [True]
         assert "adb PIXEL" not in [thread.name for thread in threading.enumerate()]
         end = time.monotonic() + 10
-        while phone.open_streams:  # a cable does not tell the phone that we are gone; CLSE does
+        while not phone.closes:  # a cable does not tell the phone that we are gone; CLSE does
             assert time.monotonic() < end
             time.sleep(0.01)
 
