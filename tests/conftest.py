@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from devicelab.files import cache_dir
 from tests.phones import desk, image, module_desk, phone
 from tests.servers import adb_server
 
 __all__ = ["adb_server", "desk", "image", "module_desk", "own_home", "phone"]
+
+# An example may take long on a machine that is busy with other tests: that is no failure.
+settings.register_profile("devicelab", deadline=None)
+settings.load_profile("devicelab")
 
 _CACHE = cache_dir()  # phone images are built once, whatever home a test has
 

@@ -58,7 +58,7 @@ def test_a_method_without_its_package_is_not_offered(monkeypatch: pytest.MonkeyP
 
 @methods
 @given(content=st.binary(max_size=2000), repeat=st.integers(0, 200), cuts=st.integers(1, 3000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_content_survives_any_cut(method: Compression, content: bytes, repeat: int, cuts: int) -> None:
     content *= repeat
     packed = _pack(method, content, 777)
@@ -71,7 +71,7 @@ def test_any_content_survives_any_cut(method: Compression, content: bytes, repea
 
 @methods
 @given(garbage=st.binary(min_size=1, max_size=500), at=st.integers(0, 300))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damage_is_found_or_decoded_but_raises_nothing_else(
     method: Compression, garbage: bytes, at: int
 ) -> None:

@@ -226,7 +226,7 @@ def test_what_no_command_can_be(argv: list[str], words: str) -> None:
 
 
 @given(WORDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_real_shell_hands_every_word_on_unchanged(words: list[str]) -> None:
     command = v2_command(["printf", r"%s\n", *words], stdin=False).removeprefix("shell,v2,raw:")
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
