@@ -319,7 +319,7 @@ class TestFloods:
 
         with bounded(1.2), after_open(script) as phone, connect(phone) as connection:
             with connection.open("x:", soon()) as stream:
-                time.sleep(1.0)  # let it pile up
+                _wait_until(lambda: stream._phone_closed)  # let it pile up
                 total = 0
                 while data := stream.read(MB, soon()):
                     assert data == b"z" * len(data)
@@ -527,7 +527,11 @@ def test_whatever_a_phone_says_it_ends_in_data_or_a_named_error(
 
 
 def _until_ended(connection: DirectConnection) -> None:
-    end = time.monotonic() + 30
-    while connection._multiplexer._error is None:
+    _wait_until(lambda: not connection.alive())
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
