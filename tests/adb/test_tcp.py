@@ -68,26 +68,32 @@ def test_defect_1_a_short_send_loses_nothing(pair: Any, kind: type[TcpTransport]
 
 
 @pytest.mark.parametrize("kind", [TcpTransport, TcpLink])
-def test_defect_2_a_closed_socket_is_an_error_at_once_not_a_spin(kind: type[TcpTransport]) -> None:
+def test_defect_2_a_closed_socket_is_an_error_at_once_not_a_spin(
+    kind: type[TcpTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """adb_shell's own device class on both: stock, it reads b"" again and again until its time is over."""
+    reads = []
+    real = kind.bulk_read
+
+    def counting(link: Any, numbytes: int, seconds: float) -> bytes:
+        reads.append(numbytes)
+        return bytes(real(link, numbytes, seconds))
 
     def hang_up(peer: Peer) -> None:
         peer.read()  # CNXN
 
+    monkeypatch.setattr(kind, "bulk_read", counting)
     with Hostile(hang_up) as phone:
         device = AdbDevice(kind("127.0.0.1", phone.port))
-        began, cpu = time.monotonic(), time.thread_time()
         with pytest.raises((AdbTimeoutError, ConnectionError)) as caught:
-            device.connect(transport_timeout_s=5.0, read_timeout_s=1.5)
-        took, burnt = time.monotonic() - began, time.thread_time() - cpu
+            device.connect(transport_timeout_s=5.0, read_timeout_s=1.0)
         device.close()
     if kind is TcpLink:
         assert caught.type is ConnectionResetError
-        assert burnt < 0.5
+        assert len(reads) == 1
     else:
         assert caught.type is AdbTimeoutError
-        assert took >= 1.4
-        assert burnt > 0.3, "adb_shell is mended: our own bulk_read may go"
+        assert len(reads) > 100, "adb_shell is mended: our own bulk_read may go"
 
 
 @pytest.mark.parametrize("kind", [TcpTransport, TcpLink])
