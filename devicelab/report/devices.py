@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -25,6 +25,9 @@ _COLOURS = {
     DeviceState.ABSENT: "bright_black",
 }
 _UNKNOWN = "–"
+_NOTHING = (
+    "Plug a phone in, or start a virtual one (devicelab virtual up). What this machine lacks: devicelab doctor."
+)
 
 
 def devices_document(devices: Sequence[Device]) -> dict[str, Any]:
@@ -81,6 +84,15 @@ def _row(device: Device) -> list[RenderableType]:
     ]
 
 
+def _notes(device: Device) -> Iterator[str]:
+    if device.reason:
+        yield device.reason
+    if device.warning:
+        yield device.warning
+    if device.alternatives:
+        yield f"also reached as {', '.join(device.alternatives)}"
+
+
 def device_table(devices: Sequence[Device], *, via: str) -> RenderableType:
     """The table of ``discover``, and under it one line a device that is not ready: why, and what to do.
 
@@ -91,11 +103,13 @@ def device_table(devices: Sequence[Device], *, via: str) -> RenderableType:
     headings = ("SERIAL", "MODEL", "ANDROID", "ABI", "RAM", "FREE", "BATTERY", "STATE")
     table = plain_table(headings, map(_row, devices), keep={"SERIAL", "BATTERY", "STATE"})
     notes = [
-        Text.assemble((f"{device.serial}: ", "bold"), device.reason) for device in devices if device.reason
+        Text.assemble((f"{device.serial}: ", "bold"), note) for device in devices for note in _notes(device)
     ]
     ready = sum(device.ready for device in devices)
     summary = Text(
         f"{len(devices)} device{'' if len(devices) == 1 else 's'}, {ready} ready · {via}", style="dim"
     )
-    parts: list[RenderableType] = [table, Text(), *notes, summary] if devices else [summary]
+    if not devices:
+        return Group(summary, Text(_NOTHING))
+    parts: list[RenderableType] = [table, Text(), *notes, summary]
     return Group(*parts)

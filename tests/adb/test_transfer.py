@@ -93,7 +93,8 @@ def test_what_shrinks_is_compressed_if_both_sides_can(phone: FakePhone, connecti
 def test_a_full_phone_is_left_as_it_was(phone: FakePhone, connection: FakeConnection) -> None:
     phone.files[REMOTE] = b"the old one"
     phone.capacity = MB
-    with pytest.raises(DeviceFullError, match=r"model\.onnx\.[0-9a-f]{8}\.part: write failed: No space left on device"):
+    expected = r"model\.onnx\.[0-9a-f]{8}\.part: write failed: No space left on device"
+    with pytest.raises(DeviceFullError, match=expected):
         push_file(connection, os.urandom(4 * MB), REMOTE, deadline=soon())
     assert phone.files == {REMOTE: b"the old one"}
 
