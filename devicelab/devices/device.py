@@ -37,7 +37,7 @@ class Device:
         verdict: Its state when it was last looked at, and why.
         facts: What was known of it then; all unknown if it could not be asked.
         alternatives: Other ADB serials that lead to the same phone.
-        warning: What a person should know about its identity, or None.
+        warning: What a person should know about its identity or its sensors, or None.
     """
 
     serial: str

@@ -18,7 +18,7 @@ from devicelab.devices.identity import Sighting, Unit, identity_of, merge
 from devicelab.devices.leases import Leases
 from devicelab.devices.probe import Probe, probe
 from devicelab.devices.quarantine import Quarantine
-from devicelab.devices.states import derive
+from devicelab.devices.states import DeviceState, Verdict, derive
 from devicelab.errors import DevicelabError, DeviceUnauthorizedError
 
 __all__ = ["Discovery"]
@@ -158,14 +158,20 @@ class Discovery:
 
     def _device(self, look: Look, unit: Unit | None) -> Device:
         identity = unit.identity if unit is not None else None
-        verdict = derive(
-            look.endpoint,
-            probe=look.probe,
-            failure=look.failure,
-            gates=self.gates,
-            lease=self.leases.holder(identity) if identity is not None else None,
-            quarantined=self.quarantine.until(identity) if identity is not None else None,
-        )
+        try:
+            verdict = derive(
+                look.endpoint,
+                probe=look.probe,
+                failure=look.failure,
+                gates=self.gates,
+                lease=self.leases.holder(identity) if identity is not None else None,
+                quarantined=self.quarantine.until(identity) if identity is not None else None,
+            )
+        except DevicelabError as error:  # a lease or quarantine file that cannot be read: this phone's alone
+            hint = f": {error.hint}" if error.hint else ""
+            verdict = Verdict(DeviceState.QUARANTINED, f"{error.message}{hint}")
+        late = look.probe.late if look.probe is not None else ()
+        silent = f"its {' and '.join(late)} service did not answer in time" if late else None
         return Device(
             serial=look.endpoint.serial,
             identity=identity,
@@ -173,7 +179,7 @@ class Discovery:
             facts=look.facts,
             transport=self.transport,
             alternatives=unit.alternatives if unit is not None else (),
-            warning=unit.warning if unit is not None else None,
+            warning=(unit.warning if unit is not None else None) or silent,
             _connection=look.connection,
         )
 
