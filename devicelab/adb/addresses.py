@@ -189,7 +189,11 @@ def _begin(
     poller: select.poll,
     verdicts: dict[str, str | None],
 ) -> None:
-    attempt = socket.socket(target.family, socket.SOCK_STREAM)
+    try:
+        attempt = socket.socket(target.family, socket.SOCK_STREAM)
+    except OSError as error:  # a host without IPv6
+        _note(verdicts, name, error.errno or errno.EAFNOSUPPORT)
+        return
     attempt.settimeout(0.0)
     code = attempt.connect_ex(target.address)
     if code == errno.EINPROGRESS:

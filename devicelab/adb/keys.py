@@ -40,8 +40,15 @@ _log = logging.getLogger(__name__)
 
 
 def android_dir() -> Path:
-    """Where adb keeps its keys: ``~/.android``."""
-    return Path.home() / ".android"
+    """Where adb keeps its keys: ``~/.android``.
+
+    Raises:
+        ConfigError: This user has no home.
+    """
+    try:
+        return Path.home() / ".android"
+    except RuntimeError as error:  # a container with a number for a user
+        raise ConfigError("no home directory for adb's key", hint="Set HOME.") from error
 
 
 def encode_public_key(key: rsa.RSAPublicKey) -> bytes:
@@ -104,7 +111,7 @@ class KeyRing:
         """This user's key first, made if absent, then those in ``$ADB_VENDOR_KEYS``; each once.
 
         Raises:
-            ConfigError: This user's key cannot be read or made.
+            ConfigError: This user's key cannot be read or made, or there is no place for it.
         """
         with self._lock:
             if not self._keys:

@@ -88,31 +88,34 @@ def open_usb(serial: str) -> UsbLink:
         DeviceNotReadyError: This user may not open it.
     """
     names = {phone.name for phone in usb_phones() if _serial(phone) == serial}
-    for transport in _driver().UsbTransport.find_all_adb_devices() if names else ():
-        bus, *ports = transport.port_path
-        if f"{bus}-{'.'.join(map(str, ports))}" in names:
-            _connect(transport, serial)
-            return UsbLink(transport)
-    raise DeviceLostError("not on USB", device=serial, hint="Plug it in and turn on USB debugging.")
+    if not names:
+        raise DeviceLostError("not on USB", device=serial, hint="Plug it in and turn on USB debugging.")
+    driver = _driver()
+    try:
+        for transport in driver.UsbTransport.find_all_adb_devices():
+            bus, *ports = transport.port_path
+            if f"{bus}-{'.'.join(map(str, ports))}" in names:
+                return _open(transport)
+    except driver.usb1.USBErrorAccess as error:
+        raise DeviceNotReadyError("this user may not open it", device=serial, hint=PERMISSION_HINT) from error
+    except driver.usb1.USBErrorBusy as error:
+        raise DeviceBusyError(
+            "another program holds its USB interface",
+            device=serial,
+            hint="If that is an adb server, reach the phone through it: --transport server.",
+        ) from error
+    except (driver.usb1.USBError, OSError) as error:
+        raise DeviceLostError(f"cannot be opened on USB: {error}", device=serial, hint="Replug it.") from error
+    raise DeviceLostError("libusb does not see it", device=serial, hint="Replug it.")
 
 
-def _connect(transport: Any, serial: str) -> None:  # noqa: ANN401  # adb_shell has no type information
-    usb1 = importlib.import_module("usb1")
+def _open(transport: Any) -> UsbLink:  # noqa: ANN401  # adb_shell has no type information
     try:
         transport.connect()
-    except usb1.USBError as error:
+        return UsbLink(transport)
+    except BaseException:
         _close(transport)
-        if isinstance(error, usb1.USBErrorAccess):
-            raise DeviceNotReadyError(
-                "this user may not open it", device=serial, hint=PERMISSION_HINT
-            ) from error
-        if isinstance(error, usb1.USBErrorBusy):
-            raise DeviceBusyError(
-                "another program holds its USB interface",
-                device=serial,
-                hint="If that is an adb server, reach the phone through it: --transport server.",
-            ) from error
-        raise DeviceLostError(f"cannot be opened on USB: {error}", device=serial, hint="Replug it.") from error
+        raise
 
 
 def _close(transport: Any) -> None:  # noqa: ANN401  # adb_shell has no type information

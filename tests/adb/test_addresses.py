@@ -119,6 +119,19 @@ def test_probe_looks_at_all_addresses_at_once_and_gives_up_in_time() -> None:
     assert 0.4 < took < 2.5
 
 
+def test_a_host_without_ipv6_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def only_four(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return real(family, kind)
+
+    monkeypatch.setattr(socket, "socket", only_four)
+    verdicts = probe({"six": Address("::1", 5555)}, Resolver(), 5.0)
+    assert verdicts == {"six": "Address family not supported by protocol"}
+
+
 def test_a_name_that_does_not_exist_is_not_reachable() -> None:
     verdicts = probe({"x": Address("no-such-phone.invalid", 5555)}, Resolver(), 5.0)
     assert verdicts["x"] is not None

@@ -199,6 +199,16 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         KeyRing(tmp_path / "file" / "sub").keys()
 
 
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ConfigError, match="no home directory") as caught:
+        KeyRing().keys()
+    assert caught.value.hint == "Set HOME."
+
+
 def test_vendor_keys_come_after_ours(
     tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -147,6 +147,24 @@ class TestOpening:
         assert hint in str(caught.value.hint)
         assert all(handle.closed for handle in device.handles)
 
+    def test_a_phone_that_is_pulled_while_it_is_opened(self, device: Device) -> None:
+        real = device.open
+
+        def opened_and_pulled() -> fake_usb.Handle:
+            handle = real()
+            device.pulled = True
+            return handle
+
+        device.open = opened_and_pulled  # type: ignore[method-assign]  # once
+        with pytest.raises(DeviceLostError, match="cannot be opened"):
+            DirectTransport().connect("PIXEL", soon())
+        assert all(handle.closed for handle in device.handles)
+
+    def test_a_phone_that_only_the_kernel_sees(self, bus: Bus, sysfs: list[UsbPhone]) -> None:
+        sysfs.append(in_sysfs("1-1", "PIXEL"))
+        with pytest.raises(DeviceLostError, match="libusb does not see it"):
+            DirectTransport().connect("PIXEL", soon())
+
     def test_a_phone_that_is_not_there(self, device: Device) -> None:
         with pytest.raises(DeviceLostError, match="not on USB"):
             DirectTransport().connect("NEXUS", soon())
