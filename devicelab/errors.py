@@ -13,8 +13,10 @@
     │   ├── DeviceNotReadyError         4   reachable, but a check or a gate says no
     │   ├── ProtocolError               4   it answered with something ADB does not allow
     │   ├── ServiceRefusedError         4   adbd refused to open a service
+    │   ├── StreamClosedError           4   the service ended while we were still writing to it
     │   ├── RemoteFileError             4   a file on the phone cannot be read or written
     │   │   └── DeviceFullError         4   no space left on the phone
+    │   ├── OutputLimitError            4   a command on the phone printed too much and was ended
     │   └── RemoteCommandError          4   a command on the phone failed; carries all it printed
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
     ├── PlanError                       5   a model cannot become a plan, or a file is not a valid one
@@ -41,11 +43,13 @@ __all__ = [
     "DeviceUnauthorizedError",
     "DevicelabError",
     "NoDeviceError",
+    "OutputLimitError",
     "PlanError",
     "ProtocolError",
     "RemoteCommandError",
     "RemoteFileError",
     "ServiceRefusedError",
+    "StreamClosedError",
     "VirtualPhoneError",
     "describe_exit",
 ]
@@ -124,6 +128,13 @@ class ServiceRefusedError(DeviceError):
     """adbd refused to open a service."""
 
 
+class StreamClosedError(DeviceError):
+    """The service closed its end while we were still writing: a command that ended without reading its input.
+
+    The phone is still there, and what the service had said before can still be read.
+    """
+
+
 class RemoteFileError(DeviceError):
     """A file on the phone cannot be read or written; the message holds adbd's own reason.
 
@@ -138,6 +149,10 @@ class RemoteFileError(DeviceError):
 
 class DeviceFullError(RemoteFileError):
     """No space left on the phone."""
+
+
+class OutputLimitError(DeviceError):
+    """A command on the phone printed more than the caller wants to hold, and was ended."""
 
 
 class RemoteCommandError(DeviceError):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_dir", "state_dir", "write_atomically"]
+__all__ = ["cache_dir", "replacing", "state_dir", "write_atomically"]
 
 
 def state_dir(explicit: Path | None = None) -> Path:
@@ -30,25 +33,27 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("devicelab", appauthor=False))
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a file whole or not at all: temporary name in the same directory, fsync, rename, fsync.
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[FileIO]:
+    """A file to write to that takes its name only once it is whole and on the disk.
+
+    Temporary name in the same directory, fsync, rename, fsync. If the block ends with an exception, nothing is
+    left and ``path`` is as it was before.
 
     Args:
         path: The final name; its directory must exist.
-        data: The content.
         mode: Permission bits of the file, exactly (the umask does not apply).
 
     Raises:
-        OSError: The disk is full, the directory is missing, …; ``path`` is as it was before.
+        OSError: The disk is full, the directory is missing, …
     """
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with FileIO(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            yield file
+            os.fsync(fd)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -58,3 +63,20 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file whole or not at all; see :func:`replacing`.
+
+    Args:
+        path: The final name; its directory must exist.
+        data: The content.
+        mode: Permission bits of the file, exactly (the umask does not apply).
+
+    Raises:
+        OSError: The disk is full, the directory is missing, …; ``path`` is as it was before.
+    """
+    with replacing(path, mode=mode) as file:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]

@@ -50,3 +50,30 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(
         files.write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_is_written_bit_by_bit_takes_its_name_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.write_bytes(b"old")
+    with files.replacing(target, mode=0o640) as file:
+        file.write(b"one ")
+        assert target.read_bytes() == b"old"
+        os.write(file.fileno(), b"two")
+    assert target.read_bytes() == b"one two"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_interrupt_in_between_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with files.replacing(target) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -64,7 +64,11 @@ class Stream(Protocol):
         ...
 
     def write(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
-        """Hand over all of ``data`` (a short send is never the caller's business)."""
+        """Hand over all of ``data`` (a short send is never the caller's business).
+
+        Raises:
+            StreamClosedError: The phone has closed its end; what it said before can still be read.
+        """
         ...
 
     def close(self) -> None:
@@ -99,6 +103,13 @@ class Connection(Protocol):
     @property
     def banner(self) -> Mapping[str, str]:
         """Properties in adbd's connection banner: ``ro.product.name``, ``ro.product.model``, …; maybe empty."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether this is still the connection that was made: not once the phone was lost, even if it is back.
+
+        A loss that nobody has noticed yet counts as alive. Asks the adb server at most, never the phone.
+        """
         ...
 
     def open(self, service: str, deadline: Deadline) -> Stream:
@@ -146,8 +157,14 @@ class Transport(Protocol):
         """
         ...
 
-    def connect(self, serial: str, deadline: Deadline) -> Connection:
+    def connect(self, serial: str, deadline: Deadline, *, authorize: float | None = None) -> Connection:
         """Reach one endpoint.
+
+        Args:
+            serial: Which.
+            deadline: For all of it.
+            authorize: Seconds that somebody has to press "Allow" on a phone that does not know this host yet;
+                None: the transport's own choice. An adb server keeps the question open by itself.
 
         Raises:
             DeviceLostError: Nothing there.

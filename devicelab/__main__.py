@@ -1,0 +1,5 @@
+"""``python -m devicelab``."""
+
+from devicelab.cli import main
+
+main()

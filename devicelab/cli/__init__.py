@@ -1,0 +1,58 @@
+"""The command line: one file a command group, no logic of its own.
+
+Commands import what they need when they run, so that ``--help`` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from devicelab.cli import discover, doctor, virtual
+from devicelab.cli.output import print_error
+from devicelab.errors import DevicelabError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="devicelab",
+    help="Train models on the Android phones on your desk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("discover")(discover.discover)
+app.add_typer(virtual.app, name="virtual")
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"devicelab {version('devicelab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
+    ),
+) -> None:
+    del version  # its callback has done the work
+
+
+def main() -> NoReturn:
+    """Entry point of the ``devicelab`` program: runs a command and turns known failures into exit codes.
+
+    Typer itself ends an interrupted command with 130 and a wrong command line with 2.
+    """
+    try:
+        app()
+    except DevicelabError as error:
+        print_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    sys.exit(0)

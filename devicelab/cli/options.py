@@ -1,0 +1,56 @@
+"""The options that commands share, declared once so that they mean and say the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = [
+    "ConnectOption",
+    "DeviceOption",
+    "JsonOption",
+    "StateDirOption",
+    "TransportOption",
+]
+
+
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on stdout instead of a table; progress goes to stderr."),
+]
+StateDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Where the lab keeps its state.  [default: $DEVICELAB_HOME, else the platform's data directory]",
+        show_default=False,
+    ),
+]
+TransportOption = Annotated[
+    Literal["auto", "server", "direct"],
+    typer.Option(
+        "--transport",
+        help="How to reach phones: through the adb server, directly, or the server if there is an adb.",
+    ),
+]
+DeviceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="SELECTOR",
+        help="Only these: a serial, or conditions such as 'sdk>=29,abi=arm64-v8a'. Repeat for more.",
+        show_default=False,
+    ),
+]
+ConnectOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--connect",
+        metavar="HOST:PORT",
+        help="Also look for a phone on TCP at this address. Repeat for more.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,174 @@
+"""The lab in a few lines of Python: everything that the command line does with devices.
+
+::
+
+    with Lab() as lab:
+        for device in lab.discover(["sdk>=29"]):
+            print(device.serial, device.state, device.facts.model)
+            print(device.shell("uname", "-m").stdout)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+from typing import Literal, Self
+
+from devicelab.adb.connection import Transport
+from devicelab.adb.program import ServerAddress
+from devicelab.adb.reconnect import forget
+from devicelab.adb.transports import open_transport
+from devicelab.deadline import Deadline
+from devicelab.devices.device import Device
+from devicelab.devices.discovery import Discovery
+from devicelab.devices.health import Gates
+from devicelab.devices.leases import Lease, Leases
+from devicelab.devices.quarantine import Quarantine
+from devicelab.devices.selectors import select
+from devicelab.errors import DeviceNotReadyError
+from devicelab.files import state_dir
+
+__all__ = ["Lab", "take_down"]
+
+_FORGET_SECONDS = 5.0
+_START_SECONDS = 15.0  # an adb server that has to be started takes some seconds on a busy machine
+
+
+class Lab:
+    """The devices on this desk and the state directory.
+
+    Args:
+        directory: The state directory; see :func:`devicelab.files.state_dir`.
+        transport: ``auto`` takes a running adb server, else starts one if there is an adb program, else reaches
+            phones directly.
+        addresses: ``host:port`` of phones on TCP to look for, besides this lab's virtual phones and what the
+            transport finds by itself.
+        gates: The health limits.
+        patience: Seconds that one phone may take to answer during discovery.
+        authorize: Seconds that somebody has to press "Allow" on a phone that does not know this host (an adb
+            server keeps the question open by itself).
+
+    Raises:
+        AdbUnavailableError: ``server`` was asked for and there is none.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        transport: Literal["auto", "server", "direct"] = "auto",
+        addresses: Sequence[str] = (),
+        gates: Gates | None = None,
+        patience: float = 5.0,
+        authorize: float = 1.0,
+    ) -> None:
+        self.directory = state_dir(directory)
+        self._addresses = tuple(addresses)
+        self._transport = open_transport(transport, Deadline("start of the transport", _START_SECONDS))
+        self._leases = Leases()
+        self.quarantine = Quarantine(self.directory)
+        self._discovery = Discovery(
+            self._transport, self._leases, self.quarantine, gates or Gates(), patience, authorize
+        )
+        self._devices: list[Device] = []
+
+    @property
+    def transport(self) -> Transport:
+        """How phones are reached."""
+        return self._transport
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where phones on TCP are looked for: those asked for, and this lab's virtual phones."""
+        return tuple(dict.fromkeys((*self._addresses, *_virtual_addresses(self.directory))))
+
+    def discover(self, selectors: Iterable[str] = ()) -> list[Device]:
+        """Look at all devices now.
+
+        Args:
+            selectors: Which ones; see :mod:`devicelab.devices.selectors`. None: all.
+
+        Raises:
+            NoDeviceError: There are devices, but none is meant by a selector.
+            ConfigError: A selector makes no sense.
+        """
+        found = self._discovery.look(self.addresses)
+        self._devices += found
+        return select(found, list(selectors))
+
+    def watch(self, stop: Event, selectors: Iterable[str] = ()) -> Iterator[list[Device]]:
+        """The devices that are present, again whenever something may have changed, until ``stop`` is set.
+
+        Unlike :meth:`discover` it is content with a selector that means none at the moment.
+        """
+        wanted = list(selectors)
+        for devices in self._discovery.watch(self.addresses, stop):
+            yield select(devices, wanted, allow_none=True)
+
+    def lease(self, device: Device, purpose: str, *, wait: Deadline | None = None) -> Lease:
+        """Take a device, so that nobody else on this host does; kept alive until released or the lab is closed.
+
+        Args:
+            device: Which one.
+            purpose: What for, in a word or two, shown to others.
+            wait: How long to wait if somebody has it; not at all by default.
+
+        Raises:
+            DeviceBusyError: Somebody has it; says who and until when.
+            DeviceNotReadyError: It has never answered, so nobody knows which phone it is.
+        """
+        if device.identity is None:
+            raise DeviceNotReadyError(f"is {device.state}", device=device.serial, hint=device.reason or None)
+        return self._leases.acquire(device.identity, purpose, device=device.serial, wait=wait)
+
+    def close(self) -> None:
+        """Give leases back and let go of all wires; may be called twice."""
+        devices, self._devices = self._devices, []
+        for device in devices:
+            device.close()
+        self._transport.close()
+        self._leases.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _virtual_addresses(directory: Path) -> list[str]:
+    if not (directory / "virtual").is_dir():
+        return []  # most labs have none, and need not load what runs them
+    from devicelab.virtual.desk import VirtualDesk  # noqa: PLC0415
+
+    return VirtualDesk(directory).addresses()
+
+
+def take_down(directory: Path | None = None, names: Sequence[str] | None = None) -> list[str]:
+    """End virtual phones, remove all they kept, and make a running adb server forget them.
+
+    Args:
+        directory: The state directory; see :func:`devicelab.files.state_dir`.
+        names: Which ones; all by default.
+
+    Returns:
+        The names of those that were ended.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    from devicelab.virtual.desk import VirtualDesk  # noqa: PLC0415
+
+    desk = VirtualDesk(state_dir(directory))
+    before = desk.list()
+    ended = desk.down(names or None)
+    deadline = Deadline("goodbye to the adb server", _FORGET_SECONDS)
+    server = ServerAddress.from_environment()
+    for phone in before:
+        if phone.name in ended:
+            forget(server, phone.address, deadline)
+    return ended

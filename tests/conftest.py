@@ -1,0 +1,36 @@
+"""What every test gets: a home of its own, and virtual phones on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from devicelab.files import cache_dir
+from tests.phones import desk, image, module_desk, phone
+from tests.servers import adb_server
+
+__all__ = ["adb_server", "desk", "image", "module_desk", "own_home", "phone"]
+
+# An example may take long on a machine that is busy with other tests: that is no failure.
+settings.register_profile("devicelab", deadline=None)
+settings.load_profile("devicelab")
+
+_CACHE = cache_dir()  # phone images are built once, whatever home a test has
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the keys, leases, state or adb server of whoever runs it."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DEVICELAB_HOME", str(home / "state"))
+    monkeypatch.setenv("DEVICELAB_LEASES", str(home / "leases"))
+    monkeypatch.setenv("DEVICELAB_CACHE", str(_CACHE))
+    for name in ("ADB", "ADB_SERVER_SOCKET", "ANDROID_ADB_SERVER_ADDRESS", "ADB_VENDOR_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(
+        "ANDROID_ADB_SERVER_PORT", "1"
+    )  # nothing answers there: no test finds a server by chance
+    return home
