@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``--help`` and completion 
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ import typer
 
 from devicelab.cli import discover, doctor, virtual
 from devicelab.cli.output import print_error
-from devicelab.errors import DevicelabError
+from devicelab.errors import ConfigError, DevicelabError
 
 __all__ = ["app", "main"]
 
@@ -50,9 +51,24 @@ def main() -> NoReturn:
 
     Typer itself ends an interrupted command with 130 and a wrong command line with 2.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except DevicelabError as error:
-        print_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:  # a full disk, a directory that is a file, no permission: this host's trouble
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(
+            ConfigError(
+                f"this machine says: {error.strerror or error}{where}",
+                hint="devicelab doctor looks at the directories that are used; --state-dir chooses another one",
+            )
+        )
     sys.exit(0)
+
+
+def _fail(error: DevicelabError) -> NoReturn:
+    print_error(error, as_json="--json" in sys.argv)
+    sys.exit(error.exit_code)

@@ -1,4 +1,7 @@
-"""How the command line speaks: results to stdout, progress and errors to stderr, one JSON document if asked."""
+"""How the command line speaks: results to stdout, progress and errors to stderr, one JSON document if asked.
+
+JSON is plain ASCII, so that it survives every locale; text that a terminal cannot show becomes "?".
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(document: dict[str, Any]) -> None:
     """Write the one JSON document of a command to stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def print_json_line(document: dict[str, Any]) -> None:
     """Write one line of a JSON-lines stream to stdout, at once."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -141,6 +141,33 @@ class TestWithoutPhones:
         told = document("doctor", code=None, ADB=str(old))
         assert any("CVE-" in check["found"] and "33.0.3" in check["advice"] for check in told["checks"])
 
+    def test_a_state_directory_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        told = document("virtual", "up", "--body", "python", "--state-dir", str(tmp_path / "file"), code=2)
+        assert str(tmp_path / "file") in told["error"]["message"]
+
+    def test_a_locale_that_cannot_show_everything(self) -> None:
+        words = [
+            sys.executable,
+            "-m",
+            "devicelab",
+            "discover",
+            "--transport",
+            "direct",
+            "--connect",
+            "127.0.0.1:1",
+        ]
+        for extra in ([], ["--json"]):
+            done = subprocess.run(
+                [*words, *extra],
+                env={**os.environ, "PYTHONIOENCODING": "ascii"},
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 3, done.stderr
+            assert b"absent" in done.stdout
+
     def test_virtual_down_without_phones(self) -> None:
         assert document("virtual", "down") == {"ended": []}
 
