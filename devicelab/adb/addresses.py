@@ -117,7 +117,10 @@ def _with_port(target: SocketAddress, port: int) -> SocketAddress:
 
 
 def _lookup(address: Address, flags: int = 0) -> list[SocketAddress]:
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:  # an empty or overlong label, which no name server could be asked for
+        raise socket.gaierror(socket.EAI_NONAME, f"no host can be called so: {error}") from error
     return [SocketAddress(family, target) for family, _, _, _, target in found]  # type: ignore[arg-type]  # never AF_UNIX
 
 

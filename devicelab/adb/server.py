@@ -56,6 +56,8 @@ class ServerTransport:
         where = address or ServerAddress.from_environment()
         try:
             version = query(where, "host:version", deadline)
+            if not version.isalnum():  # int() would take a sign
+                raise ValueError(f"{version[:40]!r} is no version")
             protocol = int(version, 16)
         except (RefusedError, ValueError) as error:
             raise AdbUnavailableError(f"what answers on {where} is no adb server: {error}") from error

@@ -30,12 +30,18 @@ def discover(
     ] = False,
     timeout: Annotated[
         float,
-        typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long one phone may take to answer."),
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0.1, max=3600, help="How long one phone may take to answer."
+        ),
     ] = 5.0,
     authorize: Annotated[
         float,
         typer.Option(
-            "--authorize", metavar="SECONDS", min=0, help='Time to press "Allow" on a phone that asks for it.'
+            "--authorize",
+            metavar="SECONDS",
+            min=0,
+            max=3600,
+            help='Time to press "Allow" on a phone that asks for it.',
         ),
     ] = 1.0,
     as_json: JsonOption = False,

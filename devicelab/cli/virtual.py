@@ -132,6 +132,8 @@ def fault(
     wanted.run(phone, value)
     if as_json:
         print_json({"name": name, "fault": kind, "value": value, "status": phone.status()})
+    else:
+        console().print(f"{name}: {kind}{f' {value}' if value else ''}", markup=False)
 
 
 def _show(phones: Sequence[VirtualPhone], *, as_json: bool) -> None:

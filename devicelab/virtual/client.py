@@ -64,8 +64,8 @@ class VirtualPhone:
                 pid=facts["pid"],
                 directory=directory,
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise VirtualPhoneError(f"{directory} holds no running phone: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise VirtualPhoneError(f"{directory} holds no running phone that can be read: {error}") from error
 
     @property
     def address(self) -> str:

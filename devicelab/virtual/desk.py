@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import socket
@@ -35,6 +36,8 @@ from devicelab.virtual.probe import choose_body
 from devicelab.virtual.profile import Profile, load_profile
 from devicelab.virtual.relay import bind_port
 from devicelab.virtual.spec import PhoneSpec
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["FIRST_PORT", "VirtualDesk"]
 
@@ -158,9 +161,6 @@ class VirtualDesk:
                 registry.end(self.directory / name, _PATIENCE_SECONDS, deadline)
         return chosen
 
-    def _directories(self) -> Sequence[Path]:
-        return sorted(path for path in self.directory.iterdir() if path.is_dir())
-
     def list(self) -> list[VirtualPhone]:
         """The phones that run now, sorted by port."""
         if not self.directory.is_dir():
@@ -177,7 +177,8 @@ class VirtualDesk:
             yield
 
     def _names(self) -> Sequence[str]:
-        return sorted(path.name for path in self.directory.iterdir() if path.is_dir())
+        found = (path for path in self.directory.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted(path.name for path in found)
 
     def _reserve(self, profile: Profile, stack: contextlib.ExitStack) -> _Place:
         """A name, a locked directory and a port, held until ``stack`` closes; the keeper has them by then."""
@@ -197,10 +198,9 @@ class VirtualDesk:
 
 
 def _read_running(directory: Path) -> VirtualPhone | None:
-    """The phone of a directory; None if it is still coming up, or has ended.
+    """The phone of a directory; None if it is still coming up, has ended, or cannot be told what it is.
 
-    Raises:
-        VirtualPhoneError: It runs, but its ``phone.json`` is damaged.
+    One damaged ``phone.json`` hides no other phone; :meth:`VirtualDesk.down` ends its phone, too.
     """
 
     def runs() -> bool:
@@ -210,9 +210,9 @@ def _read_running(directory: Path) -> VirtualPhone | None:
         return None
     try:
         return VirtualPhone.read(directory)
-    except VirtualPhoneError:
+    except VirtualPhoneError as error:
         if runs():
-            raise
+            _log.warning("%s; end it: devicelab virtual down %s", error.message, directory.name)
         return None
 
 

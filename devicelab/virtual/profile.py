@@ -33,6 +33,7 @@ _PROPERTY = re.compile(r"[A-Za-z0-9_@:-]+(\.[A-Za-z0-9_@:-]+)*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _COMMAND = re.compile(r"[A-Za-z0-9._+-]+")
 _MAX_BASES = 5
+_MAX_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +160,16 @@ def _read(path: Path, depth: int) -> dict[str, Any]:
     if depth > _MAX_BASES:
         raise ConfigError(f"{path}: `based_on` goes round in circles")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the profile {path}: {error}") from error
-    except yaml.YAMLError as error:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"the profile {path} is no regular file")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"the profile {path} is larger than {_MAX_BYTES} bytes")
+        content = yaml.safe_load(data.decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the profile {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates, endless numbers and nests
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a profile is a mapping, not a {type(content).__name__}")

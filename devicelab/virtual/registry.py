@@ -53,7 +53,7 @@ def is_free(directory: Path) -> bool:
 def sweep(root: Path) -> None:
     """Remove the directories that killed commands and keepers left. The caller holds the registry's lock."""
     for directory in root.iterdir():
-        if directory.is_dir() and is_free(directory):
+        if directory.is_dir() and not directory.is_symlink() and is_free(directory):
             remove_tree(directory)
 
 
@@ -78,7 +78,8 @@ def stop(directory: Path) -> None:
 
 def _signal(directory: Path, number: signal.Signals) -> None:
     """Send a signal to the keeper that has signed the lock; with it ends all else of the phone."""
-    words = (directory / LOCK).read_text(encoding="utf-8").split()
-    if len(words) == 2 and process_alive(int(words[0]), int(words[1])):
+    words = (directory / LOCK).read_text(encoding="utf-8", errors="replace").split()
+    signed = len(words) == 2 and all(word.isascii() and word.isdecimal() and len(word) < 19 for word in words)
+    if signed and process_alive(int(words[0]), int(words[1])):
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(int(words[0]), number)

@@ -171,3 +171,9 @@ def test_names_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
         found = resolver.resolve(Address("localhost", port), 10.0)
         assert {target.address[1] for target in found} == {port}
     assert asked == ["localhost"]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 300])
+def test_a_name_that_no_server_could_be_asked_for_leads_nowhere(host: str) -> None:
+    with pytest.raises(OSError, match="no host can be called so"):
+        Resolver().resolve(Address(host, 5555), 2.0)

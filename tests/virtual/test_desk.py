@@ -354,3 +354,13 @@ def test_a_phone_is_read_from_its_directory(desk: VirtualDesk, tmp_path: Path) -
     assert VirtualPhone.read(phone.directory) == phone
     with pytest.raises(VirtualPhoneError, match="holds no running phone"):
         VirtualPhone.read(tmp_path)
+
+
+def test_one_damaged_phone_hides_no_other_and_goes_down_with_the_rest(desk: VirtualDesk) -> None:
+    good, bad = desk.up(["pixel", "pixel"])
+    (bad.directory / "phone.json").write_bytes(b"\xff\x00damaged")
+    (desk.directory / "link").symlink_to("/etc")
+    assert [phone.name for phone in desk.list()] == [good.name]
+    assert sorted(desk.down()) == sorted([good.name, bad.name])
+    assert Path("/etc").is_dir()
+    assert desk.list() == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,17 @@ def test_a_phone_takes_its_time_to_boot(module_desk: VirtualDesk, tmp_path: Path
     phone = module_desk.up([slow])[0]
     with Wire(phone.port) as wire:
         assert wire.shell("getprop sys.boot_completed; getprop dev.bootcomplete") == "\n\n"
+
+
+@pytest.mark.parametrize("text", ["a: 2024-13-45", f"a: {'9' * 6000}", "[" * 3000, "x" * 300_000])
+def test_a_file_that_yaml_chokes_on_is_a_config_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        load_profile(str(path))
+
+
+def test_a_pipe_is_no_profile(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="no regular file"):
+        load_profile(str(tmp_path / "pipe.yaml"))
