@@ -23,6 +23,7 @@ __all__ = ["ServerConnection", "ServerStream", "ServerTransport"]
 
 _RECONNECT_SECONDS = 5.0  # for one address in one listing
 _RECONNECTS = 3  # attempts for an address that the server connects to and loses again
+_RECONNECT_PAUSE = 0.3  # seconds, longer each time
 _PAUSE = 0.1  # between two looks at a phone that is still connecting
 
 # The server lists all that adbd announced; these are between the two of them.
@@ -122,10 +123,11 @@ class ServerTransport:
         wanted = {str(require_address(address)) for address in addresses}
         listed = list_phones(self._address, deadline)
         refused: dict[str, str] = {}
-        for _ in range(_RECONNECTS):
+        for attempt in range(_RECONNECTS):
             stale = [each for each in sorted(wanted - refused.keys()) if _is_stale(listed.get(each))]
             if not stale:
                 break
+            time.sleep(deadline.capped(attempt * _RECONNECT_PAUSE))
             # The server drops its old connection in its own time, and may take the new one along with it:
             # that it is connected counts only once it is listed.
             said = self._reconnect(stale, deadline)
