@@ -29,7 +29,7 @@ DEBIAN_KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def stanza(
-    uri: str = "http://deb.debian.org/debian/",
+    uri: str = "http://mirror.example/debian/",
     release: str = "bookworm",
     *,
     origin: str = "Debian",
@@ -47,11 +47,11 @@ def mirror(*stanzas: str, distribution: str = "debian", codename: str = "bookwor
 def test_the_distributions_own_archive_is_chosen() -> None:
     found = mirror(
         stanza("https://packages.example.com/debian/", origin="Example", key="/etc/apt/keyrings/example.gpg"),
-        stanza("http://deb.debian.org/debian-security/", "bookworm-security"),
-        stanza("http://deb.debian.org/debian/", "bookworm-updates"),
+        stanza("http://mirror.example/debian-security/", "bookworm-security"),
+        stanza("http://mirror.example/debian/", "bookworm-updates"),
         stanza("cdrom://[Debian 12]/"),
-        stanza("http://deb.debian.org/debian/", by="Translations"),
-        stanza("http://deb.debian.org/debian/", component="contrib"),
+        stanza("http://mirror.example/debian/", by="Translations"),
+        stanza("http://mirror.example/debian/", component="contrib"),
         stanza("http://mirror.example.org/debian/"),
     )
     assert found == Mirror("debian", "http://mirror.example.org/debian", "bookworm", DEBIAN_KEY)
