@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from devicelab.files import cache_dir
 from tests.phones import desk, image, module_desk, phone
@@ -13,9 +13,9 @@ from tests.servers import adb_server
 
 __all__ = ["adb_server", "desk", "image", "module_desk", "own_home", "phone"]
 
-# An example may take long on a machine that is busy with other tests: that is no failure.
-settings.register_profile("devicelab", deadline=None)
-settings.load_profile("devicelab")
+# A loaded machine is no reason to fail, nor is a checkout that this user may not write to.
+settings.register_profile("patient", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 _CACHE = cache_dir()  # phone images are built once, whatever home a test has
 

@@ -7,13 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from devicelab.devices.facts import RawFacts
-
-# A loaded machine is no reason to fail, nor is a checkout that this user may not write to.
-settings.register_profile("patient", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

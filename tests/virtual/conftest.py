@@ -6,16 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.servers import ADB, run_server
 from tests.virtual.adbclient import Adb
 
 __all__ = ["Adb", "adb"]
-
-# A loaded machine is no reason to fail, nor is a checkout that this user may not write to.
-settings.register_profile("patient", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
 
 
 @pytest.fixture
