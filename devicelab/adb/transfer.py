@@ -251,7 +251,11 @@ def remove(
     for path in paths:
         _check_path(path)
     for batch in _batches(paths):
-        run(connection, ["rm", "-rf" if recursive else "-f", *batch], deadline=deadline)
+        argv = ["rm", "-rf" if recursive else "-f", *batch]
+        # toybox looks before it removes; what somebody else (an adbd that gives up a push) removes in between
+        # fails it, although nothing is left to remove. Then the second look finds nothing and is content.
+        if run(connection, argv, deadline=deadline, check=False).code != 0:
+            run(connection, argv, deadline=deadline)
 
 
 def sweep_parts(connection: Connection, directory: str, *, deadline: Deadline) -> list[str]:

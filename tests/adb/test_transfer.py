@@ -328,4 +328,13 @@ def test_a_long_list_goes_in_commands_that_old_phones_can_hold() -> None:
 def test_a_removal_that_fails() -> None:
     said = b"\1\2\0\0\0001\n\2\5\0\0\0busy\n\3\1\0\0\0\1"
     with pytest.raises(RemoteCommandError, match="busy"):
-        remove(ScriptedConnection([[said]]), ["/d"], deadline=soon())
+        remove(ScriptedConnection([[said]] * 2), ["/d"], deadline=soon())
+
+
+def test_what_goes_while_it_is_being_removed_is_no_failure() -> None:
+    """A frozen adbd that thaws removes the part file of the push it gave up, in the midst of our own rm."""
+    raced = b"\1\2\0\0\0001\n\2\x1a\0\0\0No such file or directory\n\3\1\0\0\0\1"
+    gone = b"\1\2\0\0\0001\n\3\1\0\0\0\0"
+    connection = ScriptedConnection([[raced], [gone]])
+    remove(connection, ["/d/a.part"], deadline=soon())
+    assert len(connection.services) == 2
