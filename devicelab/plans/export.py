@@ -182,7 +182,7 @@ def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> bytes:
     check = check_training if exported.signature.kind == "train" else check_evaluation
     runner = script_runner(module, exported.signature)
     check(runner, exported.traced.step, exported.signature, engine="TorchScript", seed=seed)
-    return save_torchscript(module, exported.signature)
+    return save_torchscript(module, exported.signature, exported.initial)
 
 
 def write_plan(plan: TrainingPlan, directory: Path, *, format: Format = "onnx", seed: int = 0) -> list[Path]:  # noqa: A002 - the option's name

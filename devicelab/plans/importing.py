@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load
 from torch import Tensor
 
 from devicelab.errors import PlanError
@@ -24,7 +26,7 @@ from devicelab.plans.cleanup import clean, sparse_table_updates
 from devicelab.plans.engine import Engine
 from devicelab.plans.graph import BatchTerm, Graph, Size
 from devicelab.plans.signature import BATCH, CARRIED, METADATA_KEY, VERSION, Input, Role, Signature
-from devicelab.plans.torchscript import quiet_about_deprecation
+from devicelab.plans.torchscript import INITIAL_KEY, quiet_about_deprecation
 from devicelab.plans.tracing import trace
 from devicelab.plans.writer import write_onnx
 
@@ -39,11 +41,13 @@ class ImportedPlan:
 
     Attributes:
         signature: Its roles; what may be updated in place is proven anew.
+        initial: The first values that the script brings along, by input name.
         onnx: The file's content.
         difference: The result that agrees least with the script.
     """
 
     signature: Signature
+    initial: Mapping[str, Array]
     onnx: bytes
     difference: Difference
 
@@ -77,10 +81,9 @@ def import_torchscript(data: bytes, *, roles: Signature | None = None, seed: int
 
     Raises:
         PlanError: It is no TorchScript, says nothing of its roles, does not do what they say, uses an operator
-        that
-            cannot be converted, or the converted numbers disagree.
+            that cannot be converted, or the converted numbers disagree.
     """
-    module, found = _load(data)
+    module, found, initial = _load(data)
     signature = roles or found
     if signature is None:
         raise PlanError(
@@ -100,11 +103,11 @@ def import_torchscript(data: bytes, *, roles: Signature | None = None, seed: int
         plain, outputs=tuple(dataclasses.replace(o, in_place=o.name in safe) for o in plain.outputs)
     )
     content = write_onnx(graph, signature).SerializeToString(deterministic=True)
-    return ImportedPlan(signature, content, _check(module, content, signature, seed))
+    return ImportedPlan(signature, initial, content, _check(module, content, signature, seed))
 
 
-def _load(data: bytes) -> tuple[torch.jit.ScriptModule, Signature | None]:
-    extra: dict[str, str | bytes] = {METADATA_KEY: ""}
+def _load(data: bytes) -> tuple[torch.jit.ScriptModule, Signature | None, dict[str, Array]]:
+    extra: dict[str, str | bytes] = {METADATA_KEY: "", INITIAL_KEY: ""}
     try:
         with quiet_about_deprecation():
             module = torch.jit.load(  # type: ignore[no-untyped-call] # PyTorch does not annotate it
@@ -113,9 +116,14 @@ def _load(data: bytes) -> tuple[torch.jit.ScriptModule, Signature | None]:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise PlanError(f"it is no TorchScript file, or a damaged one: {reason}") from error
-    text = extra[METADATA_KEY]
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return module, Signature.from_json(text) if text else None
+    text, values = (v.encode() if isinstance(v, str) else v for v in extra.values())
+    signature = Signature.from_json(text.decode("utf-8", "replace")) if text else None
+    try:
+        return module, signature, load(values) if values else {}
+    except SafetensorError as error:
+        raise PlanError(
+            f"the TorchScript file's first values ({INITIAL_KEY!r}) are damaged: {error}"
+        ) from error
 
 
 def _call(module: torch.jit.ScriptModule, arguments: list[Tensor]) -> list[Tensor]:

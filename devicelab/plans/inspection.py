@@ -37,8 +37,7 @@ class Inspection:
         step_bytes: Largest sum of intermediate results alive at a time, for a batch of ``examples``.
         examples: See ``step_bytes``.
         single_threaded: Whether the runner must use one thread: ONNX Runtime's adding scatter loses updates of
-        the
-            same row where several threads share it.
+            the same row where several threads share it.
     """
 
     name: str

@@ -17,14 +17,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from safetensors.numpy import save
 
 from devicelab.errors import PlanError
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Value
 from devicelab.plans.signature import METADATA_KEY, Signature
 
-__all__ = ["save_torchscript", "script_runner", "torchscript_step"]
+__all__ = ["INITIAL_KEY", "save_torchscript", "script_runner", "torchscript_step"]
 
 Array = np.ndarray[Any, Any]
+
+INITIAL_KEY: Final = "devicelab.initial"  # extra file with the first values by input name
 
 # The numbers by which TorchScript knows element types (c10/core/ScalarType.h).
 _SCALAR_TYPES: Final[dict[torch.dtype, int]] = {
@@ -69,11 +72,15 @@ def quiet_about_deprecation() -> Iterator[None]:
         yield
 
 
-def save_torchscript(module: torch.jit.ScriptModule, signature: Signature) -> bytes:
-    """The module as a file's content, its signature among the extra files."""
+def save_torchscript(
+    module: torch.jit.ScriptModule, signature: Signature, initial: Mapping[str, Array]
+) -> bytes:
+    """The module as a file's content; its signature and first values (as safetensors) are extra files."""
+    tensors = {name: np.array(array, order="C") for name, array in initial.items()}
+    extra = {METADATA_KEY: signature.to_json(), INITIAL_KEY: save(tensors)}
     buffer = io.BytesIO()
     with quiet_about_deprecation():
-        torch.jit.save(module, buffer, _extra_files={METADATA_KEY: signature.to_json()})
+        torch.jit.save(module, buffer, _extra_files=extra)
     return buffer.getvalue()
 
 
