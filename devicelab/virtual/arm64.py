@@ -6,7 +6,7 @@ from pathlib import Path
 
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
-from devicelab.virtual.elf import read_elf
+from devicelab.virtual.libraries import read_elf
 from devicelab.virtual.packages import Progress, host_arch
 from devicelab.virtual.profile import Profile
 from devicelab.virtual.programs import fetch_program

@@ -25,10 +25,19 @@ from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
 from devicelab.errors import VirtualPhoneError
 from devicelab.files import cache_dir
-from devicelab.virtual.elf import closure, read_elf
+from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch
 
-__all__ = ["COMMANDS", "FILES", "PROGRAMS", "TRIPLETS", "build_image", "cached_image", "hold_image"]
+__all__ = [
+    "COMMANDS",
+    "FILES",
+    "LIBRARIES",
+    "PROGRAMS",
+    "TRIPLETS",
+    "build_image",
+    "cached_image",
+    "hold_image",
+]
 
 PACKAGES: Final = ("adbd", "busybox", "mksh", "toybox")
 PROGRAMS: Final[dict[str, str]] = {  # in the packages -> in the image; /system/bin links to them
@@ -37,6 +46,10 @@ PROGRAMS: Final[dict[str, str]] = {  # in the packages -> in the image; /system/
     "usr/bin/toybox": "usr/bin/toybox",
     "usr/bin/busybox": "usr/bin/busybox",
 }
+LIBRARIES: Final = (  # what ONNX Runtime's library for Linux loads, and the programs above may not
+    *("libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1"),
+    "libstdc++.so.6",
+)
 SCRIPTS: Final = Path(__file__).with_name("scripts")
 DIRECTORIES: Final = (
     *(
@@ -180,6 +193,7 @@ def _recipe() -> str:
     recipe = {
         "packages": PACKAGES,
         "programs": PROGRAMS,
+        "libraries": LIBRARIES,
         "directories": DIRECTORIES,
         "links": LINKS,
         "files": FILES,
@@ -221,8 +235,11 @@ def _lay_out(packages: Path, root: Path, triplet: str) -> None:
         )
     for source, dest in PROGRAMS.items():
         _copy(packages / source, root / dest, 0o755)
-    libraries = [packages / "usr/lib" / triplet / "android", packages / "usr/lib" / triplet]
-    for name, library in closure(programs, libraries).items():
+    folders = [packages / "usr/lib" / triplet / "android", packages / "usr/lib" / triplet]
+    libraries = {name: folders[1] / name for name in LIBRARIES}
+    if missing := [name for name, library in libraries.items() if not library.exists()]:
+        raise VirtualPhoneError(f"the packages hold no {', '.join(missing)}")
+    for name, library in (libraries | closure([*programs, *libraries.values()], folders)).items():
         _copy(library, root / library.parent.relative_to(packages) / name, 0o755)
     interpreter = read_elf(programs[0]).interpreter.lstrip("/")
     _copy(packages / "usr" / interpreter, root / "usr" / interpreter, 0o755)

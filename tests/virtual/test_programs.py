@@ -11,7 +11,7 @@ import pytest
 
 from devicelab.errors import VirtualPhoneError
 from devicelab.virtual import programs
-from devicelab.virtual.elf import closure, read_elf
+from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.image import TRIPLETS
 from devicelab.virtual.packages import host_arch
 from devicelab.virtual.programs import fetch_program

@@ -277,6 +277,7 @@ def tree(tmp_path: Path) -> Tree:
         ("x=/data/y; cat '/data/z z' \"/data\"", "x=@/data/y; cat '@/data/z z' \"@/data\""),
         ("LD_LIBRARY_PATH=/data/a:/data/b /data/c", "LD_LIBRARY_PATH=@/data/a:@/data/b @/data/c"),
         ("cat /proc/meminfo /proc/version", "cat @/proc/meminfo /proc/version"),
+        ("cat /proc/$p/cmdline; ls /proc", "cat /proc/$p/cmdline; ls /proc"),
         ("/system/bin/sh /dev/null /database /usr/bin/x", "@/system/bin/sh /dev/null /database /usr/bin/x"),
         ("ls $HOME/data ${x}/data $(pwd)/data ./data a/data ../data", None),
         ("ls */data http://data.example", None),

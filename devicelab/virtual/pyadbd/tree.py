@@ -18,7 +18,7 @@ __all__ = ["Tree"]
 _BLOCK = 4096  # bytes; what a file takes is rounded up to it
 # A path where a word begins, or after an assignment, a redirection, a quote or a colon: not in "$HOME/data".
 _PATH = re.compile(r"(?<![\w.~/$)}+@%*?-])(?:/[\w.+@%~-]+)+", re.ASCII)
-_PARTIAL = ("proc", "sys")  # of these the tree has some files; the host has the rest
+_PARTIAL = ("proc", "sys")  # of these the tree has some files; the host has the rest, like /proc/$pid/cmdline
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class Tree:
             path = match[0]
             first = path.split("/", 2)[1]
             there = self.locate(path) if first in _PARTIAL else self.root / first
-            return f"{alias}{path}" if there.exists() else path
+            whole = path.lstrip("/") not in _PARTIAL
+            return f"{alias}{path}" if whole and there.exists() else path
 
         return _PATH.sub(replace, command)
 

@@ -8,28 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devicelab.errors import VirtualPhoneError
-from devicelab.virtual.elf import closure, read_elf
-
-
-def make_elf(needed: list[str], interpreter: str = "", machine: int = 62) -> bytes:
-    """The smallest file that says what we read: header, three program headers, dynamic section, strings."""
-    strings = b"\0" + b"".join(name.encode() + b"\0" for name in needed)
-    base, address = 64 + 3 * 56, 0x400000
-    offsets = [1 + sum(len(name) + 1 for name in needed[:index]) for index in range(len(needed))]
-    count = len(needed) + 2
-    table = base + 16 * count
-    dynamic = b"".join(struct.pack("<qQ", 1, offset) for offset in offsets)
-    dynamic += struct.pack("<qQqQ", 5, address + table, 0, 0)
-    interp = interpreter.encode() + b"\0"
-    total = table + len(strings) + len(interp)
-    head = b"\x7fELF\x02\x01\x01" + bytes(9)
-    head += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, 0, 0, 64, 56, 3, 64, 0, 0)
-    segments = [
-        (1, 5, 0, address, address, total, total, 4096),
-        (2, 6, base, address + base, 0, len(dynamic), len(dynamic), 8),
-        (3, 4, table + len(strings), 0, 0, len(interp), len(interp), 1),
-    ]
-    return head + b"".join(struct.pack("<IIQQQQQQ", *each) for each in segments) + dynamic + strings + interp
+from devicelab.virtual.libraries import closure, read_elf
+from devicelab.virtual.image import LIBRARIES
+from tests.elves import make_elf
 
 
 def test_a_program_says_what_it_loads(tmp_path: Path) -> None:
@@ -61,9 +42,13 @@ def test_the_image_is_closed(image: Path) -> None:
     libraries = [path for path in (image / "usr/lib").rglob("*.so*") if path.is_file()]
     programs = [path for path in (image / "usr/bin").iterdir() if path.is_file()]
     assert {path.name for path in programs} == {"adbd", "busybox", "mksh", "toybox"}
-    found = closure(programs, sorted({path.parent for path in libraries}))
-    assert "libc.so.6" in found
-    assert {path.name for path in libraries} == {*found, Path(read_elf(programs[0]).interpreter).name}
+    wanted = [path for path in libraries if path.name in LIBRARIES]
+    found = closure([*programs, *wanted], sorted({path.parent for path in libraries}))
+    assert {path.name for path in libraries} == {
+        *LIBRARIES,
+        *found,
+        Path(read_elf(programs[0]).interpreter).name,
+    }
 
 
 def test_offsets_beyond_all_files_are_refused(tmp_path: Path) -> None:
