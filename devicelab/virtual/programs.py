@@ -17,8 +17,8 @@ from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
 from devicelab.errors import VirtualPhoneError
 from devicelab.files import cache_dir
-from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.image import TRIPLETS
+from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch, system_mirror
 
 __all__ = ["Program", "fetch_program"]

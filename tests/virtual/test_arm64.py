@@ -14,8 +14,8 @@ from devicelab.virtual.arm64 import fetch_emulator, is_foreign
 from devicelab.virtual.binfmt import registration
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
-from devicelab.virtual.libraries import read_elf
 from devicelab.virtual.image import build_image
+from devicelab.virtual.libraries import read_elf
 from devicelab.virtual.packages import host_arch
 from devicelab.virtual.probe import arm64_problem
 from devicelab.virtual.profile import load_profile

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devicelab.errors import VirtualPhoneError
-from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.image import LIBRARIES
+from devicelab.virtual.libraries import closure, read_elf
 from tests.elves import make_elf
 
 

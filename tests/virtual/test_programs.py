@@ -11,8 +11,8 @@ import pytest
 
 from devicelab.errors import VirtualPhoneError
 from devicelab.virtual import programs
-from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.image import TRIPLETS
+from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.packages import host_arch
 from devicelab.virtual.programs import fetch_program
 from devicelab.virtual.proot import fetch_proot
