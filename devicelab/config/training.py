@@ -1,0 +1,251 @@
+"""How a round goes, how updates become a new global model, and when and where it is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from devicelab.config.base import (
+    Contradiction,
+    Fraction,
+    Positive,
+    Seconds,
+    Settings,
+    choice,
+    contradict,
+    tag,
+)
+
+__all__ = [
+    "AggregationConfig",
+    "ClientSample",
+    "EvaluationConfig",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
+    "Krum",
+    "Median",
+    "NoServerOptimizer",
+    "RoundConfig",
+    "ServerConfig",
+    "TrimmedMean",
+]
+
+
+class ClientSample(Settings):
+    """How many clients take part in a round; `all` is `fraction: 1.0`."""
+
+    number: int | None = Field(
+        default=None, ge=1, description="this many clients a round, or all if there are fewer"
+    )
+    fraction: float | None = Field(
+        default=None, gt=0, le=1, description="this part of the clients, at least one"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.number is None) == (self.fraction is None):
+            contradict([((), "give exactly one of `number` and `fraction`")])
+        return self
+
+    def size(self, clients: int) -> int:
+        """Clients in a round's cohort, of ``clients`` in all: at least one, at most all."""
+        if self.number is not None:
+            return min(self.number, clients)
+        assert self.fraction is not None
+        return min(clients, max(1, round(self.fraction * clients)))
+
+
+def _everybody(value: object) -> object:
+    return {"fraction": 1.0} if value == "all" else value
+
+
+class RoundConfig(Settings):
+    """The rounds of an experiment."""
+
+    rounds: int = Field(ge=1, description="how many rounds a run has")
+    clients: Annotated[ClientSample, BeforeValidator(_everybody)] = Field(
+        default=ClientSample(fraction=1.0), description="who takes part in a round, drawn anew for each"
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, description="passes of each client over its shard; 1 if `steps` is not given either"
+    )
+    steps: int | None = Field(default=None, ge=1, description="local steps of each client, instead of `epochs`")
+    batch_size: int = Field(default=32, ge=1, description="examples in a local step")
+    hyper: Mapping[str, float] = Field(
+        default={}, description="values for the plan's hyper inputs (lr, mu, …); the plan's own otherwise"
+    )
+    shuffle: bool = Field(default=True, description="whether each epoch goes through the shard in a new order")
+    state: Literal["reset", "keep"] = Field(
+        default="reset",
+        description="the optimizer's state at the next round: begun anew, or kept on the device",
+    )
+    combine: Literal["auto", "sum", "each"] = Field(
+        default="auto",
+        description="what a device returns: the weighted sum of its clients' deltas, or each; auto: the sum "
+        "wherever the aggregation rule can do with it",
+    )
+    clip_norm: Positive | None = Field(
+        default=None, description="each client's delta is scaled down to this L2 norm on its device; null: not"
+    )
+    deadline: Seconds = Field(default=600.0, description="when a device's part of a round is cut off")
+    idle: Seconds = Field(default=30.0, description="when a device that shows no progress is given up")
+    quorum: float = Field(
+        default=0.5, gt=0, le=1, description="part of the cohort's clients without which a round fails"
+    )
+    retries: int = Field(
+        default=2, ge=0, le=20, description="how often a step that can be repeated safely is tried again"
+    )
+    threads: int = Field(default=1, ge=1, le=64, description="the engine's threads on a device")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        found: list[Contradiction] = []
+        if self.epochs is not None and self.steps is not None:
+            found.append((("steps",), "give `epochs` or `steps`, not both"))
+        if "seed" in self.hyper:
+            found.append((("hyper", "seed"), "seeds come from the experiment's `seed`"))
+        if self.idle > self.deadline:
+            found.append((("idle",), "longer than the `deadline`"))
+        contradict(found)
+        return self
+
+    @property
+    def local_epochs(self) -> int | None:
+        """Passes over the shard; None where steps are counted instead."""
+        return None if self.steps is not None else self.epochs or 1
+
+
+class NoServerOptimizer(Settings):
+    """The aggregated delta is added to the global model."""
+
+    optimizer: Literal["none"] = "none"
+    lr: Positive = Field(default=1.0, description="what the aggregated delta is multiplied by")
+
+
+class FedAvgM(Settings):
+    """Momentum over rounds (Hsu, Qi & Brown 2019)."""
+
+    optimizer: Literal["fedavgm"]
+    lr: Positive = Field(default=1.0, description="the server's learning rate")
+    momentum: Fraction = Field(default=0.9, description="part of the last direction that is kept")
+
+
+class FedAdagrad(Settings):
+    """Adagrad over rounds (Reddi et al. 2021)."""
+
+    optimizer: Literal["fedadagrad"]
+    lr: Positive = Field(default=0.1, description="the server's learning rate")
+    beta1: Fraction = Field(default=0.0, description="decay of the mean delta")
+    tau: Positive = Field(
+        default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
+    )
+
+
+class FedAdam(Settings):
+    """Adam over rounds (Reddi et al. 2021)."""
+
+    optimizer: Literal["fedadam"]
+    lr: Positive = Field(default=0.01, description="the server's learning rate")
+    beta1: Fraction = Field(default=0.9, description="decay of the mean delta")
+    beta2: Fraction = Field(default=0.99, description="decay of the mean squared delta")
+    tau: Positive = Field(
+        default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
+    )
+
+
+class FedYogi(Settings):
+    """Yogi over rounds (Reddi et al. 2021)."""
+
+    optimizer: Literal["fedyogi"]
+    lr: Positive = Field(default=0.01, description="the server's learning rate")
+    beta1: Fraction = Field(default=0.9, description="decay of the mean delta")
+    beta2: Fraction = Field(default=0.99, description="decay of the mean squared delta")
+    tau: Positive = Field(
+        default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
+    )
+
+
+_OPTIMIZERS = ["none", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
+
+ServerConfig = Annotated[
+    Annotated[NoServerOptimizer, tag("optimizer", "none")]
+    | Annotated[FedAvgM, tag("optimizer", "fedavgm")]
+    | Annotated[FedAdagrad, tag("optimizer", "fedadagrad")]
+    | Annotated[FedAdam, tag("optimizer", "fedadam")]
+    | Annotated[FedYogi, tag("optimizer", "fedyogi")],
+    choice("optimizer", _OPTIMIZERS, default="none"),
+]
+
+
+class _Aggregation(Settings):
+    server: ServerConfig = Field(
+        default=NoServerOptimizer(), description="how the aggregated delta changes the global model"
+    )
+
+    @property
+    def needs_each(self) -> bool:
+        """Whether the rule looks at every client's delta, so that devices must not sum them."""
+        return True
+
+
+class FedAvg(_Aggregation):
+    """The weighted mean of the deltas (McMahan et al. 2017)."""
+
+    rule: Literal["fedavg"] = "fedavg"
+    weight: Literal["examples", "sqrt_examples", "uniform"] = Field(
+        default="examples", description="what a client counts for"
+    )
+
+    @property
+    def needs_each(self) -> bool:
+        """A sum is enough."""
+        return False
+
+
+class Median(_Aggregation):
+    """The median of the deltas, coordinate by coordinate (Yin et al. 2018)."""
+
+    rule: Literal["median"]
+
+
+class TrimmedMean(_Aggregation):
+    """The mean without the largest and smallest values of each coordinate (Yin et al. 2018)."""
+
+    rule: Literal["trimmed_mean"]
+    fraction: float = Field(default=0.1, ge=0, lt=0.5, description="part of the clients cut off at each end")
+
+
+class Krum(_Aggregation):
+    """The deltas that lie closest to their neighbours (Blanchard et al. 2017)."""
+
+    rule: Literal["krum"]
+    byzantine: int = Field(default=1, ge=0, description="how many clients may lie; n clients bear (n - 3) / 2")
+    keep: int = Field(default=1, ge=1, description="how many deltas are averaged: 1 is Krum, more Multi-Krum")
+
+
+AggregationConfig = Annotated[
+    Annotated[FedAvg, tag("rule", "fedavg")]
+    | Annotated[Median, tag("rule", "median")]
+    | Annotated[TrimmedMean, tag("rule", "trimmed_mean")]
+    | Annotated[Krum, tag("rule", "krum")],
+    choice("rule", ["fedavg", "median", "trimmed_mean", "krum"], default="fedavg"),
+]
+
+
+class EvaluationConfig(Settings):
+    """When and where the global model is evaluated."""
+
+    every: int = Field(default=1, ge=0, description="after every so many rounds, and after the last; 0: never")
+    on: tuple[Literal["devices", "host"], ...] | None = Field(
+        default=None,
+        description="devices: on what clients hold out; host: on the test set; null: wherever there are data",
+    )
+    batch_size: int = Field(default=256, ge=1, description="examples in an evaluation step")
+    training_loss: bool = Field(
+        default=True, description="whether clients measure the loss of their shard before and after training"
+    )
