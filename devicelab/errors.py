@@ -17,7 +17,8 @@
     │   ├── RemoteFileError             4   a file on the phone cannot be read or written
     │   │   └── DeviceFullError         4   no space left on the phone
     │   ├── OutputLimitError            4   a command on the phone printed too much and was ended
-    │   └── RemoteCommandError          4   a command on the phone failed; carries all it printed
+    │   ├── RemoteCommandError          4   a command on the phone failed; carries all it printed
+    │   └── RunnerError                 4   a job on the phone failed; carries the runner's own code for why
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
     ├── PlanError                       5   a model cannot become a plan, or a file is not a valid one
     └── DeadlineError                   7   a wait was cut off; names what was waited for
@@ -48,6 +49,7 @@ __all__ = [
     "ProtocolError",
     "RemoteCommandError",
     "RemoteFileError",
+    "RunnerError",
     "ServiceRefusedError",
     "StreamClosedError",
     "VirtualPhoneError",
@@ -173,6 +175,27 @@ class RemoteCommandError(DeviceError):
         tail = (stderr or stdout).decode("utf-8", "replace").strip().splitlines()
         said = f": {tail[-1][:200]}" if tail else ""
         super().__init__(f"`{' '.join(argv)[:200]}` {describe_exit(code)}{said}", device=device)
+
+
+class RunnerError(DeviceError):
+    """A job on the phone failed, was stopped, or its result is not what it should be.
+
+    Args:
+        message: What failed.
+        device: The phone.
+        code: The runner's word for why (docs/runner.md: ``input``, ``engine``, ``memory``, ``stopped``, …), or
+            the host's: ``killed`` (by the phone, or by its restart), ``crashed``, ``damaged`` (a result that
+            cannot be believed), ``busy`` (the job runs already), ``protocol``.
+        client: The client concerned, if it is one.
+        hint: What to do next.
+    """
+
+    def __init__(
+        self, message: str, *, device: str, code: str, client: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, device=device, hint=hint)
+        self.code = code
+        self.client = client
 
 
 class VirtualPhoneError(DevicelabError):
