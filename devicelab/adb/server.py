@@ -24,7 +24,8 @@ __all__ = ["ServerConnection", "ServerStream", "ServerTransport"]
 _RECONNECT_SECONDS = 5.0  # for one address in one listing
 _RECONNECTS = 3  # attempts for an address that the server connects to and loses again
 _RECONNECT_PAUSE = 0.3  # seconds, longer each time
-_PAUSE = 0.1  # between two looks at a phone that is still connecting
+_PAUSE = 0.1  # between two looks at a phone that is still connecting, or still listed
+_FAREWELLS = 10  # looks at a list that still shows what the server has been made to drop
 
 # The server lists all that adbd announced; these are between the two of them.
 _NOT_OURS = frozenset({"", "delayed_ack"})
@@ -133,6 +134,11 @@ class ServerTransport:
             said = self._reconnect(stale, deadline)
             refused |= {address: reason for address, reason in said.items() if reason}
             listed = list_phones(self._address, deadline)
+        for _ in range(_FAREWELLS):
+            if not any(_is_offline(listed.get(each)) for each in refused):
+                break
+            time.sleep(deadline.capped(_PAUSE))  # on its way out of the list
+            listed = list_phones(self._address, deadline)
         return absent(listed, wanted, refused)
 
     def connect(self, serial: str, deadline: Deadline, *, authorize: float | None = None) -> ServerConnection:
@@ -194,5 +200,9 @@ class ServerTransport:
                 return frozenset(block.decode("utf-8", "replace").split(","))
 
 
+def _is_offline(listed: Listed | None) -> bool:
+    return listed is not None and listed.endpoint.detail == "offline"
+
+
 def _is_stale(listed: Listed | None) -> bool:
-    return listed is None or listed.endpoint.detail == "offline"
+    return listed is None or _is_offline(listed)

@@ -165,6 +165,21 @@ def test_an_address_where_nothing_answers_is_lost_with_the_servers_reason() -> N
         _transport(server).connect(serial, _soon())
 
 
+def test_an_address_on_its_way_out_of_the_list_is_absent() -> None:
+    """The server still lists for a moment what it has been made to drop."""
+    serial = "127.0.0.1:6999"
+    refused = f"failed to connect to '{serial}': Connection refused"
+    lists = iter([okay(f"{serial} offline\n")] * 4 + [okay("")] * 9)
+    replies: dict[str, Reply] = {
+        "host:devices-l": lambda connection: connection.sendall(next(lists)),
+        f"host:disconnect:{serial}": okay(f"disconnected {serial}"),
+        f"host:connect:{serial}": okay(refused),
+    }
+    with SmartServer(replies) as server:
+        found = _transport(server).endpoints([serial], _soon())
+    assert found == [Endpoint(serial, EndpointState.ABSENT, "Connection refused")]
+
+
 # --- streams ---
 
 
