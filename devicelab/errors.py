@@ -18,9 +18,11 @@
     │   │   └── DeviceFullError         4   no space left on the phone
     │   ├── OutputLimitError            4   a command on the phone printed too much and was ended
     │   ├── RemoteCommandError          4   a command on the phone failed; carries all it printed
-    │   └── RunnerError                 4   a job on the phone failed; carries the runner's own code for why
+    │   ├── RunnerError                 4   a job on the phone failed; carries the runner's own code for why
+    │   └── UpdateError                 4   what it sent back after training cannot be used
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
     ├── PlanError                       5   a model cannot become a plan, or a file is not a valid one
+    ├── RoundError                      6   a round failed: too few updates, or no usable average of them
     └── DeadlineError                   7   a wait was cut off; names what was waited for
 
 130 is an interrupt (Ctrl-C). A known failure never shows a traceback: the command line prints the message,
@@ -49,9 +51,11 @@ __all__ = [
     "ProtocolError",
     "RemoteCommandError",
     "RemoteFileError",
+    "RoundError",
     "RunnerError",
     "ServiceRefusedError",
     "StreamClosedError",
+    "UpdateError",
     "VirtualPhoneError",
     "describe_exit",
 ]
@@ -198,6 +202,10 @@ class RunnerError(DeviceError):
         self.client = client
 
 
+class UpdateError(DeviceError):
+    """What a phone sent back after training cannot be used: its names, shapes, numbers or norm."""
+
+
 class VirtualPhoneError(DevicelabError):
     """A virtual phone cannot be built, started or driven."""
 
@@ -208,6 +216,12 @@ class PlanError(DevicelabError):
     """A model cannot become a plan, a plan's numbers are wrong, or a file is not a valid plan."""
 
     exit_code = 5
+
+
+class RoundError(DevicelabError):
+    """A round failed: too few updates, or no usable average of them. The global model is as it was."""
+
+    exit_code = 6
 
 
 class DeadlineError(DevicelabError):
