@@ -124,8 +124,12 @@ def test_the_view_on_a_terminal_leaves_results_standing() -> None:
     console = Console(file=out, force_terminal=True, width=100, height=30, highlight=False)
     with LiveView(console) as view:
         listener = Announcer(view)
-        events = list(a_run(rounds=2, devices=2))
-        threads = [threading.Thread(target=lambda: [listener(event) for event in events]) for _ in range(2)]
+
+        def run() -> None:
+            for event in a_run(rounds=2, devices=2):
+                listener(event)
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
