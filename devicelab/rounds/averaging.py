@@ -1,0 +1,46 @@
+"""From an experiment's words to aggregation's objects: rule, server optimizer, clients' weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from devicelab.aggregation.factory import make_rule, make_server_optimizer
+from devicelab.aggregation.rule import Rule
+from devicelab.aggregation.server import ServerOptimizer
+from devicelab.config.training import AggregationConfig, FedAvg, Krum, Median, TrimmedMean
+
+__all__ = ["rule_for", "server_for", "weight_of"]
+
+
+def rule_for(config: AggregationConfig) -> Rule:
+    """A new rule for one round."""
+    match config:
+        case FedAvg():
+            return make_rule("fedavg")
+        case Median():
+            return make_rule("median")
+        case TrimmedMean():
+            return make_rule("trimmed-mean", trim=config.fraction)
+        case Krum(keep=1):
+            return make_rule("krum", byzantine=config.byzantine)
+        case Krum():
+            return make_rule("multi-krum", byzantine=config.byzantine, select=config.keep)
+
+
+def server_for(config: AggregationConfig, optimized: Collection[str]) -> ServerOptimizer:
+    """The server optimizer of one run.
+
+    Args:
+        config: What the experiment says.
+        optimized: Names of the plan's parameters; its buffers are averaged.
+    """
+    options = config.server.model_dump()
+    return make_server_optimizer(options.pop("optimizer"), optimized, **options)
+
+
+def weight_of(config: AggregationConfig, examples: int) -> float | None:
+    """What a client with so many examples counts for; None: the number of its examples."""
+    if not isinstance(config, FedAvg) or config.weight == "examples":
+        return None
+    return math.sqrt(examples) if config.weight == "sqrt_examples" else 1.0
