@@ -70,23 +70,24 @@ class TrimmedMean(_CoordinateRule):
     """The mean of every coordinate without its largest and smallest values.
 
     Args:
-        trim: The share of the clients that is cut off at either end, within [0, 0.5); ⌊trim · clients⌋ values.
+        fraction: The share of the clients that is cut off at either end, within [0, 0.5); ⌊fraction · clients⌋
+            values.
 
     Raises:
-        ConfigError: ``trim`` is not within these limits.
+        ConfigError: ``fraction`` is not within these limits.
     """
 
-    name: ClassVar[str] = "trimmed-mean"
+    name: ClassVar[str] = "trimmed_mean"
 
-    def __init__(self, *, trim: float = 0.2) -> None:
+    def __init__(self, *, fraction: float = 0.1) -> None:
         super().__init__()
-        if not 0 <= trim < 0.5:
-            raise ConfigError(f"trimmed-mean: trim must be at least 0 and below 0.5, not {trim}")
-        self._trim = trim
+        if not 0 <= fraction < 0.5:
+            raise ConfigError(f"trimmed_mean: fraction must be at least 0 and below 0.5, not {fraction}")
+        self._fraction = fraction
 
     def of_sorted(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """The mean of what is left in the middle."""
         clients = values.shape[1]
-        cut = math.floor(self._trim * clients + 1e-9)  # 0.29 · 100 is 28.999999999999996
+        cut = math.floor(self._fraction * clients + 1e-9)  # 0.29 · 100 is 28.999999999999996
         mean: NDArray[np.float64] = np.mean(values[:, cut : clients - cut], axis=1, dtype=np.float64)
         return mean

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from devicelab.aggregation.coordinates import Median, TrimmedMean
 from devicelab.aggregation.fedavg import FedAvg
-from devicelab.aggregation.krum import Krum, MultiKrum
+from devicelab.aggregation.krum import Krum
 from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.server import (
     FedAdagrad,
@@ -25,7 +25,7 @@ from devicelab.errors import ConfigError
 __all__ = ["RULES", "SERVER_OPTIMIZERS", "make_rule", "make_server_optimizer", "options_of"]
 
 RULES: Final[Mapping[str, Callable[..., Rule]]] = {
-    kind.name: kind for kind in (FedAvg, Median, TrimmedMean, Krum, MultiKrum)
+    kind.name: kind for kind in (FedAvg, Median, TrimmedMean, Krum)
 }
 SERVER_OPTIMIZERS: Final[Mapping[str, Callable[..., ServerOptimizer]]] = {
     kind.name: kind for kind in (ServerAverage, FedAvgM, FedAdagrad, FedAdam, FedYogi)
@@ -43,7 +43,7 @@ def make_rule(name: str, **options: object) -> Rule:
         options: What its class takes.
 
     Raises:
-        ConfigError: There is no such rule or option, one is missing, or a value does not do.
+        ConfigError: There is no such rule or option, or a value does not do.
     """
     kind = _lookup("aggregation rule", RULES, name)
     return kind(**_checked(name, kind, options))
@@ -65,9 +65,9 @@ def make_server_optimizer(name: str, optimized: Collection[str], **options: obje
 
 
 def options_of(kind: Callable[..., object]) -> dict[str, object]:
-    """A class's options and their defaults; ``...`` where there is none."""
+    """A class's options and their defaults."""
     return {
-        parameter.name: ... if parameter.default is parameter.empty else parameter.default
+        parameter.name: parameter.default
         for parameter in inspect.signature(kind).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
@@ -89,17 +89,14 @@ def _checked(name: str, kind: Callable[..., object], options: Mapping[str, objec
     for option in options:
         if option not in known:
             raise ConfigError(f"{name} has no option {option!r}", hint=_nearest(option, known))
-    for option, default in known.items():
-        if default is ... and option not in options:
-            raise ConfigError(f"{name} needs the option {option!r}")
     types = get_type_hints(getattr(kind, "__init__"))  # noqa: B009 - mypy will not have it as an attribute
     return {option: _number(name, option, value, types[option]) for option, value in options.items()}
 
 
 def _number(name: str, option: str, value: object, wanted: object) -> float | None:
-    if value is None and wanted in (int | None, float | None):
+    if value is None and wanted == float | None:
         return None
-    whole = wanted in (int, int | None)
+    whole = wanted is int
     good = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if good and isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST:  # not NaN either
         return value

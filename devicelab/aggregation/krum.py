@@ -17,37 +17,37 @@ from devicelab.aggregation.rule import KeepingRule
 from devicelab.aggregation.update import Tensors
 from devicelab.errors import ConfigError
 
-__all__ = ["Krum", "MultiKrum"]
+__all__ = ["Krum", "squared_distances"]
 
 _BLOCK: Final = 1 << 20  # numbers of all clients together that are multiplied at a time
 
 
-class MultiKrum(KeepingRule):
+class Krum(KeepingRule):
     """The plain mean of the updates with the best scores; equal scores go by the clients' names.
 
     Args:
         byzantine: f, how many of the clients may be faulty or hostile; a round needs 2f + 3 updates at least.
-        select: How many updates are averaged; all but f if not given.
+        keep: How many updates are averaged. One is Krum: that update as it is. More are Multi-Krum.
 
     Raises:
-        ConfigError: ``byzantine`` is negative, or ``select`` below one.
+        ConfigError: ``byzantine`` is negative, or ``keep`` below one.
     """
 
-    name: ClassVar[str] = "multi-krum"
+    name: ClassVar[str] = "krum"
 
-    def __init__(self, *, byzantine: int, select: int | None = None) -> None:
+    def __init__(self, *, byzantine: int = 1, keep: int = 1) -> None:
         super().__init__()
         if byzantine < 0:
-            raise ConfigError(f"{self.name}: byzantine must not be negative, it is {byzantine}")
-        if select is not None and select < 1:
-            raise ConfigError(f"{self.name}: select must be at least 1, not {select}")
+            raise ConfigError(f"krum: byzantine must not be negative, it is {byzantine}")
+        if keep < 1:
+            raise ConfigError(f"krum: keep must be at least 1, not {keep}")
         self._byzantine = byzantine
-        self._select = select
+        self._keep = keep
 
     @property
     def minimum(self) -> int:
-        """2f + 3, or as many as are to be selected."""
-        return max(2 * self._byzantine + 3, self._select or 1)
+        """2f + 3, or as many as are to be kept."""
+        return max(2 * self._byzantine + 3, self._keep)
 
     def combine(self, deltas: list[Tensors]) -> dict[str, NDArray[Any]]:
         """The mean of the best."""
@@ -55,25 +55,8 @@ class MultiKrum(KeepingRule):
         neighbours = len(deltas) - self._byzantine - 2
         # The nearest of all is the update itself, at distance zero: it adds nothing.
         scores = np.sort(distances, axis=1)[:, : neighbours + 1].sum(axis=1)
-        select = len(deltas) - self._byzantine if self._select is None else self._select
-        best = sorted(np.argsort(scores, kind="stable")[:select].tolist())
+        best = sorted(np.argsort(scores, kind="stable")[: self._keep].tolist())
         return _mean([deltas[place] for place in best])
-
-
-class Krum(MultiKrum):
-    """The update with the best score, as it is.
-
-    Args:
-        byzantine: f, how many of the clients may be faulty or hostile; a round needs 2f + 3 updates at least.
-
-    Raises:
-        ConfigError: ``byzantine`` is negative.
-    """
-
-    name: ClassVar[str] = "krum"
-
-    def __init__(self, *, byzantine: int) -> None:
-        super().__init__(byzantine=byzantine, select=1)
 
 
 def squared_distances(deltas: list[Tensors]) -> NDArray[np.float64]:

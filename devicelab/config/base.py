@@ -26,8 +26,8 @@ __all__ = [
     "Contradiction",
     "DottedPath",
     "FilePath",
-    "Fraction",
     "Name",
+    "Part",
     "Positive",
     "Seconds",
     "Settings",
@@ -99,7 +99,7 @@ FilePath = Annotated[Path, AfterValidator(_resolved)]
 """A file or directory; relative ones start at the YAML file. Whether it exists is found out when it is used."""
 
 Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
 Seconds = Annotated[
     float,
     BeforeValidator(parse_duration),

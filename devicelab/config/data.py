@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 from devicelab.config.base import (
     DottedPath,
     FilePath,
-    Fraction,
+    Part,
     Positive,
     Settings,
     choice,
@@ -98,10 +98,8 @@ Partition = Annotated[
 class HeldOutFraction(Settings):
     """A random part of each client's examples."""
 
-    fraction: Fraction = Field(gt=0, description="part of each client's examples that only evaluate, at random")
-    validation: Fraction = Field(
-        default=0.0, description="a further part, kept apart for choosing hyperparameters"
-    )
+    fraction: Part = Field(gt=0, description="part of each client's examples that only evaluate, at random")
+    validation: Part = Field(default=0.0, description="a further part, kept apart for choosing hyperparameters")
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -136,7 +134,7 @@ class Source(Settings):
     held_out: HeldOut | None = Field(
         default=None, description="what each client keeps for evaluation on its device; null: nothing"
     )
-    test: Fraction = Field(
+    test: Part = Field(
         default=0.0,
         description="part of all examples that no client gets, for evaluation on the host; a source may also "
         "bring a test set of its own",

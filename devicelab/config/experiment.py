@@ -110,7 +110,10 @@ class Experiment(Settings):
         places = self.evaluation.on or ()
         if len(set(places)) != len(places):
             found.append((("evaluation", "on"), "names a place twice"))
-        if "devices" in places and self.data.held_out is None:
+        held_out = self.data.held_out
+        if self.evaluation.split == "validation" and not (held_out and held_out.validation):
+            found.append((("evaluation", "split"), "nothing is kept for it: set data.held_out.validation"))
+        if "devices" in places and held_out is None:
             found.append((("evaluation", "on"), "devices have nothing to evaluate on: set data.held_out"))
         if "host" in places and not self.data.has_test:
             found.append((("evaluation", "on"), "the host has nothing to evaluate on: set data.test"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from devicelab.config.base import (
     Contradiction,
-    Fraction,
+    Part,
     Positive,
     Seconds,
     Settings,
@@ -42,9 +44,7 @@ class ClientSample(Settings):
     number: int | None = Field(
         default=None, ge=1, description="this many clients a round, or all if there are fewer"
     )
-    fraction: float | None = Field(
-        default=None, gt=0, le=1, description="this part of the clients, at least one"
-    )
+    fraction: float | None = Field(default=None, gt=0, le=1, description="this part of the clients, rounded up")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -57,7 +57,8 @@ class ClientSample(Settings):
         if self.number is not None:
             return min(self.number, clients)
         assert self.fraction is not None
-        return min(clients, max(1, round(self.fraction * clients)))
+        # The decimal that was written, not its nearest double: 0.1 of 50 clients are 5 and not 6.
+        return math.ceil(Fraction(repr(self.fraction)) * clients)
 
 
 def _everybody(value: object) -> object:
@@ -132,7 +133,7 @@ class FedAvgM(Settings):
 
     optimizer: Literal["fedavgm"]
     lr: Positive = Field(default=1.0, description="the server's learning rate")
-    momentum: Fraction = Field(default=0.9, description="part of the last direction that is kept")
+    momentum: Part = Field(default=0.9, description="part of the last direction that is kept")
 
 
 class FedAdagrad(Settings):
@@ -140,7 +141,7 @@ class FedAdagrad(Settings):
 
     optimizer: Literal["fedadagrad"]
     lr: Positive = Field(default=0.1, description="the server's learning rate")
-    beta1: Fraction = Field(default=0.0, description="decay of the mean delta")
+    beta1: Part = Field(default=0.0, description="decay of the mean delta")
     tau: Positive = Field(
         default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
     )
@@ -151,8 +152,8 @@ class FedAdam(Settings):
 
     optimizer: Literal["fedadam"]
     lr: Positive = Field(default=0.01, description="the server's learning rate")
-    beta1: Fraction = Field(default=0.9, description="decay of the mean delta")
-    beta2: Fraction = Field(default=0.99, description="decay of the mean squared delta")
+    beta1: Part = Field(default=0.9, description="decay of the mean delta")
+    beta2: Part = Field(default=0.99, description="decay of the mean squared delta")
     tau: Positive = Field(
         default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
     )
@@ -163,8 +164,8 @@ class FedYogi(Settings):
 
     optimizer: Literal["fedyogi"]
     lr: Positive = Field(default=0.01, description="the server's learning rate")
-    beta1: Fraction = Field(default=0.9, description="decay of the mean delta")
-    beta2: Fraction = Field(default=0.99, description="decay of the mean squared delta")
+    beta1: Part = Field(default=0.9, description="decay of the mean delta")
+    beta2: Part = Field(default=0.99, description="decay of the mean squared delta")
     tau: Positive = Field(
         default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
     )
@@ -244,6 +245,9 @@ class EvaluationConfig(Settings):
     on: tuple[Literal["devices", "host"], ...] | None = Field(
         default=None,
         description="devices: on what clients hold out; host: on the test set; null: wherever there are data",
+    )
+    split: Literal["held_out", "validation"] = Field(
+        default="held_out", description="what devices evaluate on; validation while you choose hyperparameters"
     )
     batch_size: int = Field(default=256, ge=1, description="examples in an evaluation step")
     training_loss: bool = Field(

@@ -8,24 +8,15 @@ from collections.abc import Collection
 from devicelab.aggregation.factory import make_rule, make_server_optimizer
 from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.server import ServerOptimizer
-from devicelab.config.training import AggregationConfig, FedAvg, Krum, Median, TrimmedMean
+from devicelab.config.training import AggregationConfig, FedAvg
 
 __all__ = ["rule_for", "server_for", "weight_of"]
 
 
 def rule_for(config: AggregationConfig) -> Rule:
     """A new rule for one round."""
-    match config:
-        case FedAvg():
-            return make_rule("fedavg")
-        case Median():
-            return make_rule("median")
-        case TrimmedMean():
-            return make_rule("trimmed-mean", trim=config.fraction)
-        case Krum(keep=1):
-            return make_rule("krum", byzantine=config.byzantine)
-        case Krum():
-            return make_rule("multi-krum", byzantine=config.byzantine, select=config.keep)
+    options = config.model_dump(exclude={"server", "weight"})
+    return make_rule(options.pop("rule"), **options)
 
 
 def server_for(config: AggregationConfig, optimized: Collection[str]) -> ServerOptimizer:

@@ -1,7 +1,7 @@
 """The cohort: which clients take part in a round.
 
 Each round gives every client of the experiment a rank, drawn from the seed, the round and the client's name
-alone (:mod:`devicelab.rounds.seeds`). The cohort is the first ``size`` clients in that order that can take
+alone (:mod:`devicelab.seeds`). The cohort is the first ``size`` clients in that order that can take
 part: simple random sampling without replacement. A phone that is away costs its own clients their places, and
 the next in the order move up; nobody else's chance or order changes.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from devicelab.rounds.seeds import draw
+from devicelab.seeds import draw
 
 __all__ = ["cohort_of", "ranked"]
 

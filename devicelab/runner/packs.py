@@ -29,8 +29,8 @@ from typing import Final
 
 from devicelab.deadline import Deadline
 from devicelab.errors import ConfigError
+from devicelab.fetching import Progress, run_client
 from devicelab.runner.archives import extract_android_libraries, extract_wheel_library, find_aar
-from devicelab.runner.clients import Progress, run_client
 from devicelab.runner.fitness import ENGINE_LIBRARY, require_fit
 from devicelab.runner.kept import Artifact, artifact, kept
 from devicelab.runner.targets import Target

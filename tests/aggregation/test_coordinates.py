@@ -16,7 +16,7 @@ from devicelab.aggregation.update import ClientUpdate, Tensors
 from devicelab.errors import ConfigError, RoundError, UpdateError
 from tests.aggregation.updates import of, partial, random_updates, same, some_updates, update
 
-RULES: list[Callable[[], Rule]] = [Median, TrimmedMean, lambda: TrimmedMean(trim=0.0)]
+RULES: list[Callable[[], Rule]] = [Median, TrimmedMean, lambda: TrimmedMean(fraction=0.0)]
 
 
 def result_of(rule: Rule, updates: list[ClientUpdate]) -> Tensors:
@@ -40,25 +40,25 @@ def test_the_median_is_numpys_on_large_tensors() -> None:
 
 def test_the_trimmed_mean_leaves_out_the_ends() -> None:
     updates = [update(str(n), [value]) for n, value in enumerate([-1e9, 1, 2, 3, 1e9])]
-    assert result_of(TrimmedMean(trim=0.2), updates)["w"].tolist() == [2]
-    assert result_of(TrimmedMean(trim=0.49), updates)["w"].tolist() == [2]
-    assert result_of(TrimmedMean(trim=0.19), updates)["w"].tolist() == [np.float32(1.2)]
+    assert result_of(TrimmedMean(fraction=0.2), updates)["w"].tolist() == [2]
+    assert result_of(TrimmedMean(fraction=0.49), updates)["w"].tolist() == [2]
+    assert result_of(TrimmedMean(fraction=0.19), updates)["w"].tolist() == [np.float32(1.2)]
 
 
 @pytest.mark.parametrize(
-    ("trim", "clients", "cut"), [(0.1, 30, 3), (0.29, 100, 29), (0.1, 9, 0), (0.45, 20, 9)]
+    ("fraction", "clients", "cut"), [(0.1, 30, 3), (0.29, 100, 29), (0.1, 9, 0), (0.45, 20, 9)]
 )
-def test_the_share_is_cut_as_written(trim: float, clients: int, cut: int) -> None:
+def test_the_share_is_cut_as_written(fraction: float, clients: int, cut: int) -> None:
     updates = [update(f"{n:03}", [2.0**n if n < 40 else 2.0**40]) for n in range(clients)]
     kept = sorted(float(u.delta["w"][0]) for u in updates)[cut : clients - cut]
-    found = float(result_of(TrimmedMean(trim=trim), updates)["w"][0])
+    found = float(result_of(TrimmedMean(fraction=fraction), updates)["w"][0])
     assert found == pytest.approx(float(np.mean(kept)), rel=1e-6)
 
 
-@pytest.mark.parametrize("trim", [-0.1, 0.5, 1.0, float("nan")])
-def test_a_share_that_leaves_nothing_is_refused(trim: float) -> None:
-    with pytest.raises(ConfigError, match="trim"):
-        TrimmedMean(trim=trim)
+@pytest.mark.parametrize("fraction", [-0.1, 0.5, 1.0, float("nan")])
+def test_a_share_that_leaves_nothing_is_refused(fraction: float) -> None:
+    with pytest.raises(ConfigError, match="fraction"):
+        TrimmedMean(fraction=fraction)
 
 
 @pytest.mark.parametrize("make", RULES)

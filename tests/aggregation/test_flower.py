@@ -89,9 +89,9 @@ def compare(flower: Arrays, label: str, number: int, ours: Arrays) -> None:
         ("fedavg", "fedavg", {}),
         ("fedavg-not-in-place", "fedavg", {}),
         ("median", "median", {}),
-        ("trimmed-mean", "trimmed-mean", {"trim": 0.2}),
+        ("trimmed-mean", "trimmed_mean", {"fraction": 0.2}),
         ("krum", "krum", {"byzantine": 2}),
-        ("multi-krum", "multi-krum", {"byzantine": 2, "select": 4}),
+        ("multi-krum", "krum", {"byzantine": 2, "keep": 4}),
     ],
 )
 def test_rules_agree(given: Arrays, flower: Arrays, label: str, rule: str, options: dict[str, object]) -> None:

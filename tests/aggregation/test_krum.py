@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devicelab.aggregation.krum import Krum, MultiKrum, squared_distances
+from devicelab.aggregation.krum import Krum, squared_distances
 from devicelab.aggregation.update import ClientUpdate, Tensors
 from devicelab.errors import ConfigError, RoundError
 from tests.aggregation.updates import of, random_updates, same, some_updates, update
@@ -18,7 +18,7 @@ from tests.aggregation.updates import of, random_updates, same, some_updates, up
 CROWD = [0.0, 2.0, 2.5, 3.0, 4.0]
 
 
-def result_of(rule: MultiKrum, updates: list[ClientUpdate]) -> Tensors:
+def result_of(rule: Krum, updates: list[ClientUpdate]) -> Tensors:
     for each in updates:
         rule.add(each)
     return rule.result()
@@ -49,12 +49,12 @@ def test_krum_picks_the_middle_of_the_crowd_as_it_is() -> None:
     assert same(found, crowd[3].delta)
 
 
-def test_multi_krum_averages_all_but_the_byzantine_unless_told() -> None:
+def test_multi_krum_averages_the_best() -> None:
     crowd = [update(str(n), [place], weight=n + 1) for n, place in enumerate(CROWD)]
     liars = [update("x", [1e6]), update("y", [-1e20])]
-    assert result_of(MultiKrum(byzantine=2), crowd + liars)["w"].tolist() == pytest.approx([2.3])
-    assert result_of(MultiKrum(byzantine=2, select=3), crowd + liars)["w"].tolist() == [2.5]
-    assert same(result_of(MultiKrum(byzantine=2, select=1), crowd + liars), crowd[3].delta)
+    assert result_of(Krum(byzantine=2, keep=5), crowd + liars)["w"].tolist() == pytest.approx([2.3])
+    assert result_of(Krum(byzantine=2, keep=3), crowd + liars)["w"].tolist() == [2.5]
+    assert same(result_of(Krum(byzantine=2, keep=1), crowd + liars), crowd[3].delta)
 
 
 def test_equal_scores_go_by_the_name() -> None:
@@ -64,11 +64,11 @@ def test_equal_scores_go_by_the_name() -> None:
 
 
 @given(some_updates(5), st.randoms(), st.integers(1, 5))
-def test_the_order_of_arrival_does_not_show(updates: list[ClientUpdate], random: Random, select: int) -> None:
+def test_the_order_of_arrival_does_not_show(updates: list[ClientUpdate], random: Random, keep: int) -> None:
     shuffled = list(updates)
     random.shuffle(shuffled)
-    one = result_of(MultiKrum(byzantine=1, select=select), updates)
-    assert same(one, result_of(MultiKrum(byzantine=1, select=select), shuffled))
+    one = result_of(Krum(byzantine=1, keep=keep), updates)
+    assert same(one, result_of(Krum(byzantine=1, keep=keep), shuffled))
 
 
 @given(some_updates(5))
@@ -84,19 +84,19 @@ def test_liars_of_every_size_are_not_chosen() -> None:
             of(f"x{n}", {k: np.full_like(t, size ** (1 + n)) for k, t in honest[0].delta.items()})
             for n in range(1)
         ] + [of("y", {k: np.full_like(t, 50) for k, t in honest[0].delta.items()})]
-        for rule in (Krum(byzantine=2), MultiKrum(byzantine=2)):
+        for rule in (Krum(byzantine=2), Krum(byzantine=2, keep=9)):
             found = result_of(rule, liars + honest)
             assert all(float(np.abs(t).max()) < 10 for t in found.values())
 
 
 def test_too_few_updates_are_a_failed_round_that_says_how_many_it_takes() -> None:
     assert Krum(byzantine=2).minimum == 7
-    assert MultiKrum(byzantine=0, select=9).minimum == 9
+    assert Krum(byzantine=0, keep=9).minimum == 9
     with pytest.raises(RoundError, match="krum needs at least 7 updates, there are 6"):
         result_of(Krum(byzantine=2), random_updates(6))
 
 
-@pytest.mark.parametrize("options", [{"byzantine": -1}, {"byzantine": 0, "select": 0}])
+@pytest.mark.parametrize("options", [{"byzantine": -1}, {"byzantine": 0, "keep": 0}])
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
-        MultiKrum(**options)
+        Krum(**options)

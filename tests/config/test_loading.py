@@ -225,6 +225,7 @@ def test_all_errors_are_listed_with_lines_and_suggestions(write: Write) -> None:
         ),
         ("round: {rounds: 3}\naggregation: {rule: krum, keep: 11}", "aggregation.keep: more than"),
         ("round: {rounds: 3}\nevaluation: {on: [devices]}", "line 7: evaluation.on: devices have nothing"),
+        ("round: {rounds: 3}\nevaluation: {split: validation}", "evaluation.split: nothing is kept for it"),
         ("round: {rounds: 3}\nevaluation: {on: [host]}", "evaluation.on: the host has nothing"),
         ("round: {rounds: 3}\nround: {rounds: 4}", "line 7: the key 'round' is there twice"),
         ("", "round: is missing"),
@@ -302,7 +303,8 @@ def test_an_experiment_made_in_python_is_checked_as_well() -> None:
 @pytest.mark.parametrize(
     ("clients", "sample", "size"),
     [
-        (943, {"fraction": 0.1}, 94),
+        (943, {"fraction": 0.1}, 95),
+        (50, {"fraction": 0.1}, 5),
         (3, {"fraction": 0.1}, 1),
         (5, {"number": 8}, 5),
         (100, {"number": 8}, 8),
