@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from math import isfinite
 
-__all__ = ["UNKNOWN", "brief_count", "clock", "duration", "figure", "middle", "natural", "plural", "size"]
+__all__ = [
+    "UNKNOWN",
+    "brief_count",
+    "clock",
+    "duration",
+    "figure",
+    "middle",
+    "natural",
+    "plural",
+    "round_duration",
+    "round_size",
+    "size",
+]
 
 UNKNOWN = "–"
 """Stands for a number that nobody knows."""
@@ -37,6 +49,17 @@ def brief_count(count: float | None) -> str:
         return UNKNOWN
     value, prefix = _scaled(count)
     return f"{value:.{1 if prefix and value < 99.95 else 0}f}{prefix}"
+
+
+def round_size(count: float) -> str:
+    """Bytes that are a round number: ``200 kB``."""
+    value, prefix = _scaled(count)
+    return f"{value:g} {prefix}B"
+
+
+def round_duration(seconds: float) -> str:
+    """Seconds that are a round number: ``0.5 s``, ``3:20``."""
+    return f"{seconds:g} s" if seconds < 60 else clock(seconds)
 
 
 def figure(value: float | None) -> str:

@@ -76,9 +76,9 @@ def test_columns_line_up() -> None:
 
 def test_nothing_is_wider_or_higher_than_the_terminal() -> None:
     events: list[Event] = []
-    for event in a_run(rounds=2, devices=40):
+    for index, event in enumerate(a_run(rounds=2, devices=40)):
         events.append(event)
-        if not isinstance(event, RoundStarted | DeviceProgress):
+        if index % 25:
             continue
         for width in (60, 80, 200):
             lines = drawn(*events, width=width, height=24)

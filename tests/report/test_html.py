@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from devicelab.report.html import run_page
+from devicelab.report.record import Missing, Reading, RunRecord
+from tests.report.pages import Page
+from tests.report.records import make_run
+
+
+def page(record: RunRecord) -> Page:
+    return Page(run_page(record, version="0.1.0"))
+
+
+def renamed(record: RunRecord, text: str) -> RunRecord:
+    """Every word that comes from elsewhere is followed by this one."""
+    rounds = tuple(
+        replace(
+            each,
+            reason=text,
+            metrics={name + text: value for name, value in each.metrics.items()},
+            parts=tuple(replace(part, device=part.device + text) for part in each.parts),
+            missing=tuple(
+                replace(one, device=one.device + text, reason=text, clients=(text,) * 7) for one in each.missing
+            ),
+        )
+        for each in record.rounds
+    )
+    return replace(
+        record,
+        run=record.run + text,
+        experiment=text,
+        reason=text,
+        models={device + text: text for device in record.models},
+        rounds=rounds,
+        readings=tuple(replace(one, device=one.device + text) for one in record.readings),
+        facts={name + text: text for name in record.facts},
+        config=text,
+    )
+
+
+@pytest.mark.parametrize(("rounds", "phones"), [(1, 1), (20, 4), (100, 40)])
+def test_large_and_small_pages_refer_to_nothing_outside(rounds: int, phones: int) -> None:
+    html = run_page(make_run(rounds, phones), version="0.1.0")
+    tree = Page(html).root
+    assert {each.tag for each in tree.all()}.isdisjoint({"script", "link", "img", "iframe", "object", "use"})
+    names = {name for each in tree.all() for name in each.attributes}
+    assert names.isdisjoint({"src", "href", "xlink:href", "srcset", "action", "style"})
+    assert not [name for name in names if name.startswith("on")]
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert "default-src 'none'" in html
+    assert len(html) < 3_000_000
+
+
+def test_all_series_are_there() -> None:
+    seen = page(make_run(20, 4))
+    learning = seen.section("learning")
+    assert [figure.all("figcaption")[0].children[0].text for figure in learning.all("figure")] == [
+        "before local trainingafter local training",
+        "training dataheld out, on the phonestest set",
+        "held out, on the phones",
+    ]
+    assert [len(figure.all("path", "line")) for figure in learning.all("figure")] == [2, 3, 1]
+    [rounds, cable] = seen.section("time").all("figure")
+    assert [key.text for key in rounds.all("span", "key")] == ["phones", "aggregate"]
+    assert [key.text for key in cable.all("span", "key")] == ["sent to phones", "received"]
+    phases = seen.section("phases")
+    assert " ".join(key.text for key in phases.all("span", "key")) == "push start train pull check commit"
+    assert len(phases.all("figure")) == 4
+    for figure in phases.all("figure"):
+        assert len(figure.all("path", "bar")) == 6
+    assert len(seen.section("health").all("svg")) == 7, "two traces a phone; one does not tell its temperature"
+    assert len(seen.table("rounds")) == 1 + 20
+    assert "devicelab.plans.zoo:movielens" in seen.section("config").text
+
+
+def test_the_initial_model_is_round_zero() -> None:
+    accuracy = page(make_run(2, 1)).section("learning").all("figure")[1]
+    titles = [each.text for each in accuracy.all("title")]
+    assert titles[0] == "round 0\nheld out, on the phones: 0.1100\ntest set: 0.1000"
+    assert [title.split("\n")[0] for title in titles] == ["round 0", "round 1", "round 2"]
+
+
+def test_who_was_missing_is_one_row_a_story() -> None:
+    record = make_run(9, 2)
+    hot = Missing("192.168.178.20:5555", "excluded", "too hot")
+    lost = Missing("emulator-5556", "failed", "gone", ("17", "18"))
+    rounds = [
+        replace(each, missing=(hot, lost) if each.number in {2, 3, 4, 7} else (hot,)) for each in record.rounds
+    ]
+    assert page(replace(record, rounds=tuple(rounds))).table("missing") == [
+        ["phone", "clients", "rounds", "what", "why"],
+        ["192.168.178.20:5555", "all", "1–9", "excluded", "too hot"],
+        ["emulator-5556", "17, 18", "2–4, 7", "failed", "gone"],
+    ]
+
+
+def test_what_came_of_each_phone() -> None:
+    record = make_run(30, 4)
+    seen = page(record).section("phones")
+    missing = {(each.number, one.device, one.how) for each in record.rounds for one in each.missing}
+    told = {tuple(re.split(", |: ", each.text)[:3]) for each in seen.all("title")}
+    assert told == {(f"round {number}", device, how) for number, device, how in missing}
+    done = sum(part.state == "done" for each in record.rounds for part in each.parts)
+    assert sum(path.attributes["d"].count("M") for path in seen.all("path", "c3")) == done
+
+
+HOSTILE = (
+    "\"'><script>alert(1)</script>",
+    "</title></style></svg><h1>",
+    "{{ 7 * 7 }}{% raw %}",
+    "]]><!--",
+    "&lt;b&gt;&#0;",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_words_from_elsewhere_never_become_markup(text: str) -> None:
+    record = make_run(6, 4)
+    assert page(renamed(record, text)).shape == page(renamed(record, "harmless")).shape
+    assert text in page(renamed(record, text)).section("facts").text
+
+
+def test_controls_and_endless_names_do_no_harm() -> None:
+    html = run_page(renamed(make_run(3, 2), "\x00\x1b[2J\u202e" + "n" * 100_000), version="0.1.0")
+    body = html.replace("n" * 50_000, "")  # the configuration is shown nearly whole
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", body)
+    assert len(body) < 400_000
+
+
+def test_a_run_that_failed_says_why() -> None:
+    record = make_run(2, 4)
+    last = replace(
+        record.rounds[1],
+        state="failed",
+        reason="2 of 4 phones finished, the quorum is 3",
+        seconds=None,
+        aggregate_seconds=None,
+        loss_before=None,
+        loss_after=None,
+        metrics={},
+    )
+    record = replace(record, state="failed", reason=last.reason, rounds=(record.rounds[0], last), wanted=9)
+    seen = page(record)
+    assert seen.root.all("p", "reason")[0].text == last.reason
+    assert seen.root.all("dd")[0].text == "1 of 9"
+    assert seen.table("rounds")[2][1] == f"failed: {last.reason}"
+
+
+def test_a_run_without_a_round() -> None:
+    record = replace(make_run(1, 1), state="interrupted", rounds=(), readings=(), models={}, initial={})
+    seen = page(record)
+    assert [section.attributes["id"] for section in seen.root.all("section")] == ["facts", "config"]
+    assert seen.root.all("span", "state")[0].text == "interrupted"
+
+
+def test_a_round_in_which_nobody_answered() -> None:
+    record = make_run(1, 2)
+    nobody = replace(
+        record.rounds[0],
+        parts=(),
+        missing=tuple(Missing(device, "failed", "gone") for device in record.models),
+        loss_before=float("nan"),
+        loss_after=None,
+        metrics={"accuracy": float("inf")},
+    )
+    seen = page(replace(record, rounds=(nobody,), readings=(), initial={}))
+    assert [section.attributes["id"] for section in seen.root.all("section")] == [
+        "learning", "phones", "missing", "time", "rounds", "facts", "config"
+    ]  # fmt: skip
+
+
+def test_numbers_that_are_none_draw_nothing_odd() -> None:
+    record = make_run(3, 1)
+    readings = (Reading("A", 1.0, None, None, None), Reading("A", 1.0, float("nan"), float("inf"), "strange"))
+    html = run_page(replace(record, readings=readings), version="0.1.0")
+    assert not re.search(r'[ "(]-?(nan|inf)[ ")]', html)
