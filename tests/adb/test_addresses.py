@@ -99,7 +99,7 @@ def test_probe_tells_who_listens(listener: socket.socket) -> None:
 
 
 def test_probe_looks_at_all_addresses_at_once_and_gives_up_in_time() -> None:
-    """A listener whose queue is full does not answer; six of them must not take six times as long."""
+    """A listener whose queue is full does not answer; forty of them must not take forty times as long."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -108,7 +108,7 @@ def test_probe_looks_at_all_addresses_at_once_and_gives_up_in_time() -> None:
             for filler in fillers:
                 filler.settimeout(0.0)
                 filler.connect_ex(full.getsockname())
-            targets = {f"silent {n}": Address("127.0.0.1", full.getsockname()[1]) for n in range(6)}
+            targets = {f"silent {n}": Address("127.0.0.1", full.getsockname()[1]) for n in range(40)}
             began = time.monotonic()
             verdicts = probe(targets, Resolver(), 0.5)
             took = time.monotonic() - began
@@ -116,7 +116,7 @@ def test_probe_looks_at_all_addresses_at_once_and_gives_up_in_time() -> None:
             for filler in fillers:
                 filler.close()
     assert set(verdicts.values()) == {"no answer"}
-    assert 0.4 < took < 2.5
+    assert 0.4 < took < 15
 
 
 def test_a_host_without_ipv6_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from devicelab.errors import (
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
 from tests.adb.polite import pattern
+from tests.measures import bounded, idle
 from tests.servers import AdbServer
 
 MB = 1 << 20
@@ -104,15 +104,9 @@ class TestTransfer:
             assert all(pool.map(one, range(1, 65)))
 
     def test_a_reader_that_sleeps_costs_one_window(self, connection: DirectConnection) -> None:
-        tracemalloc.start()
-        try:
-            with connection.open("exec:cat /dev/zero", soon()) as stream:
-                time.sleep(1.0)
-                _, peak = tracemalloc.get_traced_memory()
-                assert peak < WINDOW + 3 * MAX_PAYLOAD
-                assert stream.read(10, soon()) == bytes(10)
-        finally:
-            tracemalloc.stop()
+        with bounded((WINDOW + 3 * MAX_PAYLOAD) / MB), connection.open("exec:cat /dev/zero", soon()) as stream:
+            time.sleep(1.0)
+            assert stream.read(10, soon()) == bytes(10)
         assert run(connection, "echo still here") == b"still here\n"
 
     def test_closing_a_stream_ends_its_input_on_the_phone(self, connection: DirectConnection) -> None:
@@ -169,16 +163,15 @@ class TestFaults:
         with transport.connect(phone.address, soon()) as connection:
             stream = connection.open("exec:cat", soon())
             phone.freeze()
-            began, cpu = time.monotonic(), time.process_time()
-            with pytest.raises(DeadlineError) as caught:
-                stream.read(1, soon(1.0))
-            assert caught.value.device == phone.address
-            with pytest.raises(DeadlineError):
-                connection.open("exec:echo", soon(1.0))
-            with pytest.raises(DeadlineError) as caught:
-                transport.connect(phone.address, soon(1.0))
-            assert caught.value.device == phone.address
-            assert time.process_time() - cpu < 0.2 * (time.monotonic() - began)
+            with idle():
+                with pytest.raises(DeadlineError) as caught:
+                    stream.read(1, soon(0.7))
+                assert caught.value.device == phone.address
+                with pytest.raises(DeadlineError):
+                    connection.open("exec:echo", soon(0.7))
+                with pytest.raises(DeadlineError) as caught:
+                    transport.connect(phone.address, soon(0.7))
+                assert caught.value.device == phone.address
             phone.thaw()
             stream.write(b"awake", soon())
             assert stream.read(10, soon()) == b"awake"
@@ -217,11 +210,11 @@ class TestFaults:
                     phone.unplug()
                     gone = time.monotonic()
                 elif len(states) == 2:
-                    assert time.monotonic() - gone < 5
+                    assert time.monotonic() - gone < 15
                     phone.replug()
                     came_back = time.monotonic()
                 else:
-                    assert time.monotonic() - came_back < 5
+                    assert time.monotonic() - came_back < 15
                     stop.set()
         assert states == [EndpointState.ONLINE, EndpointState.ABSENT, EndpointState.ONLINE]
 
@@ -237,7 +230,7 @@ class TestAuthorization:
             wait_until(lambda: bool(phone.status()["questions"]))
             questions.extend(phone.status()["questions"])
 
-        patient = DirectTransport(usb=False, scan_emulators=False, authorize_wait=5.0)
+        patient = DirectTransport(usb=False, scan_emulators=False, authorize_wait=2.0)
         with ThreadPoolExecutor(1) as pool:
             looking = pool.submit(look)
             with pytest.raises(DeviceUnauthorizedError) as caught:

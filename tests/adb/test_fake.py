@@ -23,6 +23,7 @@ from devicelab.errors import (
     StreamClosedError,
 )
 from tests.adb.scripted import soon
+from tests.measures import threads_end
 
 
 def test_it_is_a_transport_with_connections_and_streams() -> None:
@@ -114,15 +115,14 @@ def test_a_frozen_phone_goes_on_where_it_was() -> None:
 
 
 def test_closing_ends_everything_even_on_a_frozen_phone() -> None:
-    before = threading.active_count()
     phone = FakePhone("A", shell={"wait": FakeResult(hangs=True)})
-    connection = FakeTransport([phone]).connect("A", soon())
-    connection.open("shell,v2,raw:echo $$;exec </dev/null;wait", soon())
-    connection.open("sync:", soon())
-    phone.freeze()
-    connection.close()
-    connection.close()
-    assert threading.active_count() == before
+    with threads_end():
+        connection = FakeTransport([phone]).connect("A", soon())
+        connection.open("shell,v2,raw:echo $$;exec </dev/null;wait", soon())
+        connection.open("sync:", soon())
+        phone.freeze()
+        connection.close()
+        connection.close()
     assert phone.running == []
 
 

@@ -133,7 +133,7 @@ def test_reading_with_a_limit_returns_what_is_there_and_then_times_out(pair: Any
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             link.bulk_read(24, 0.1)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
 
 
 def test_reading_without_a_limit_waits_for_all(pair: Any) -> None:
@@ -174,7 +174,7 @@ def test_writing_to_a_phone_that_does_not_read_times_out(pair: Any) -> None:
         began, cpu = time.monotonic(), time.thread_time()
         with pytest.raises(TimeoutError):
             link.bulk_write(bytes(BIG), 0.5)
-        assert 0.4 < time.monotonic() - began < 10
+        assert 0.4 < time.monotonic() - began < 20
         assert time.thread_time() - cpu < 0.25, "spins"
 
 

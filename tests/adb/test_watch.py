@@ -217,7 +217,10 @@ def test_a_server_that_tracks_nothing_is_an_error(watching: Watch, monkeypatch: 
         _until(watching(server.address), lambda _endpoints: False)
 
 
-def test_it_ends_soon_after_stop_even_while_an_address_swallows_packets() -> None:
+def test_it_ends_soon_after_stop_even_while_an_address_swallows_packets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_ATTEMPT", 60.0)
     stop = threading.Event()
     replies = Tracker().replies(**{f"host:connect:{PHONE}": silence(b"OKAY")})
     with SmartServer(replies) as server:
@@ -229,4 +232,4 @@ def test_it_ends_soon_after_stop_even_while_an_address_swallows_packets() -> Non
         begin = time.monotonic()
         for _ in lists:
             pass
-        assert time.monotonic() - begin < 4.0  # an attempt would take five
+        assert time.monotonic() - begin < 30  # an attempt would take a minute

@@ -271,18 +271,18 @@ class TestWithPhones:
         ) as watch:
             try:
                 events = Events(watch)
-                assert events.next(20)["device"]["ready"]
+                assert events.next(60)["device"]["ready"]
                 for out, back in (("kill", "start"), ("unplug", "replug")):
                     devicelab("virtual", "fault", phone["name"], out)
-                    assert events.next(10)["event"] == "removed"
+                    assert events.next(30)["event"] == "removed"
                     devicelab("virtual", "fault", phone["name"], back)
-                    event = events.next(15)
+                    event = events.next(30)
                     assert event["event"] == "added"
                     while not event["device"]["ready"]:
-                        event = events.next(15)
+                        event = events.next(30)
             finally:
                 watch.send_signal(signal.SIGINT)
-                assert watch.wait(10) == 130
+                assert watch.wait(30) == 130
 
 
 class Events:

@@ -106,7 +106,7 @@ def test_a_lease_of_somebody_else_makes_it_busy(leases: Leases, tmp_path: Path) 
         [device] = discovery.look()
         assert device.state is DeviceState.BUSY
         assert "run-round" in device.reason
-        holder.communicate(b"enough", timeout=20)
+        holder.communicate(b"enough", timeout=60)
     [device] = discovery.look()
     assert device.ready
 

@@ -145,7 +145,8 @@ def test_a_killed_keeper_leaves_no_process_and_its_directory_is_swept(desk: Virt
     wait_until_gone(desk)
 
 
-def test_a_stopped_keeper_is_killed_by_down(desk: VirtualDesk) -> None:
+def test_a_stopped_keeper_is_killed_by_down(desk: VirtualDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devicelab.virtual.desk._PATIENCE_SECONDS", 1.0)
     phone = desk.up(["pixel"])[0]
     os.kill(phone.pid, signal.SIGSTOP)
 
@@ -196,7 +197,7 @@ VirtualDesk(Path(sys.argv[1])).up(["pixel"] * 3)
 def test_up_killed_at_any_moment_leaves_what_the_next_command_cleans(desk: VirtualDesk) -> None:
     chance = random.Random(20)
     state = desk.directory.parent
-    for _ in range(12):
+    for _ in range(8):
         command = subprocess.Popen([sys.executable, "-c", _UP, str(state)], start_new_session=True)
         time.sleep(chance.uniform(0.05, 0.9))
         command.kill()

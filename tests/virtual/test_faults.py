@@ -192,7 +192,7 @@ def test_a_slow_link_is_as_slow_as_asked_and_fast_again(phone: VirtualPhone) -> 
     phone.set_link(None, latency=0.15)
     assert seconds(1) > 0.3  # there and back
     phone.set_link(None)
-    assert seconds(1_000_000) < 5
+    assert seconds(20_000_000) < 15
 
 
 def test_a_slow_link_is_slow_for_streams_that_are_open_already(phone: VirtualPhone) -> None:

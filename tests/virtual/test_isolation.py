@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -40,9 +41,10 @@ def own_sockets(process: psutil.Process) -> set[str]:
     """Inode numbers of a process's sockets."""
     inodes = set()
     for fd in Path(f"/proc/{process.pid}/fd").iterdir():
-        target = str(fd.readlink())
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
+        with suppress(FileNotFoundError):  # it has just been closed
+            target = str(fd.readlink())
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
     return inodes
 
 

@@ -134,6 +134,7 @@ def test_on_another_system_there_is_a_reason(tmp_path: Path, monkeypatch: pytest
 def test_no_network_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Mirror("debian", "http://127.0.0.1:9/debian", "bookworm", "")
     monkeypatch.setattr(packages, "system_mirror", lambda _deadline: nowhere)
+    monkeypatch.setattr(packages, "_SECOND_TRY_SECONDS", 0.1)
     with pytest.raises(VirtualPhoneError, match=r"`apt-get update` failed: .*127\.0\.0\.1"):
         fetch_packages(["mksh"], tmp_path)
 
@@ -145,6 +146,7 @@ def test_a_mirror_that_fails_once_is_asked_again(tmp_path: Path, monkeypatch: py
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(packages, "_SECOND_TRY_SECONDS", 0.1)
     monkeypatch.setattr(
         packages, "system_mirror", lambda _deadline: Mirror("debian", "http://x", "bookworm", "")
     )
@@ -182,7 +184,7 @@ def test_a_missing_package_is_named_and_the_host_is_not_touched(
         fetch_packages(["devicelab-no-such-package"], tmp_path, progress=said.append)
 
     assert "package lists" in said[0]
-    assert len(seen) == 2  # update, install
+    assert len(seen) in {2, 3}  # update, maybe once more, and install
     for settings in seen:
         state = settings["dir::state"].strip('";')
         assert "devicelab-apt." in state

@@ -164,14 +164,14 @@ def test_there_is_a_limit_to_connections(relay: Relay, far: Far, port: int) -> N
 
 
 def test_no_thread_is_left(far: Far, port: int) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     relay = Relay(bind_port(port), far.handshake, Link())
     relay.plug()
     with connect(port), far.accept():
-        assert threading.active_count() > before
+        assert set(threading.enumerate()) - before
         relay.close()
     end = time.monotonic() + 30
-    while threading.active_count() > before:
+    while set(threading.enumerate()) - before:
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -228,7 +228,7 @@ def test_a_link_can_change_under_way(far: Far, port: int) -> None:
             begin = time.monotonic()
             link.set(None, 0.0)
             assert head + receive(phone, len(data) - len(head)) == data
-            assert time.monotonic() - begin < 10  # not the 20 s that they would have taken
+            assert time.monotonic() - begin < 15  # not the 20 s that they would have taken
             thread.join()
             host.sendall(data)
             link.set(1e7, 0.01)
