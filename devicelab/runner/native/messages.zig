@@ -1,0 +1,130 @@
+//! The lines on stdout: hello, progress as a heartbeat, one done or error. Each is one write.
+//!
+//! A timer's signal writes the progress line, so that a long step is no silence. The main flow changes what the line
+//! says, and writes lines of its own, only between `begin` and `end`; a signal that falls in between is made up for
+//! at the end.
+
+const std = @import("std");
+const failures = @import("failure.zig");
+const options = @import("options");
+const sys = @import("sys.zig");
+const Text = @import("text.zig").Text;
+
+const Failure = failures.Failure;
+const fail = failures.fail;
+
+pub const protocol = 1;
+const stdout = 1;
+
+pub const Progress = struct {
+    client: ?[]const u8 = null,
+    index: u64 = 0,
+    clients: u64 = 0,
+    step: u64 = 0,
+    steps: u64 = 0,
+    loss: f64 = std.math.nan(f64),
+    examples: u64 = 0,
+};
+
+/// What the next progress line says. Change it between `begin` and `end` only.
+pub var progress: Progress = .{};
+
+var started: u64 = 0;
+var busy = true; // no progress before the hello
+var due = false;
+var unwritable: ?sys.Errno = null;
+
+pub fn begin() void {
+    @atomicStore(bool, &busy, true, .seq_cst);
+}
+
+pub fn end() void {
+    while (true) {
+        @atomicStore(bool, &busy, false, .seq_cst);
+        if (!@atomicLoad(bool, &due, .seq_cst)) return;
+        begin();
+        @atomicStore(bool, &due, false, .seq_cst);
+        beat();
+    }
+}
+
+/// The timer's signal.
+pub fn tick() void {
+    if (@atomicLoad(bool, &busy, .seq_cst)) {
+        @atomicStore(bool, &due, true, .seq_cst);
+    } else {
+        beat();
+    }
+}
+
+pub fn elapsed() u64 {
+    return sys.milliseconds() - started;
+}
+
+pub fn hello(engine: []const u8) Failure!void {
+    started = sys.milliseconds();
+    var buffer: [512]u8 = undefined;
+    var text: Text = .{ .buffer = &buffer };
+    text.print("{\"type\":\"hello\",\"protocol\":{},\"runner\":", .{protocol});
+    text.string(options.version);
+    text.raw(",\"engine\":");
+    text.string(engine[0..@min(engine.len, 64)]);
+    text.print(",\"abi\":\"{}\",\"system\":\"{}\",\"pid\":{}}\n", .{ options.abi, options.system, sys.processId() });
+    std.debug.assert(text.fits());
+    try line(text.written());
+}
+
+/// Writes a line of the main flow.
+pub fn line(bytes: []const u8) Failure!void {
+    begin();
+    sys.writeAll(stdout, bytes) catch {
+        unwritable = sys.last_errno;
+    };
+    try check();
+}
+
+/// Fails if a line could not be written, be it one of the timer's.
+pub fn check() Failure!void {
+    const errno = unwritable orelse return;
+    sys.last_errno = errno;
+    return switch (errno) {
+        .PIPE, .BADF => fail(error.Pipe, "stdout: {}", .{sys.reason()}),
+        else => fail(error.Output, "stdout: {}", .{sys.reason()}),
+    };
+}
+
+/// The last line. It may find no reader; the exit code says the same.
+pub fn failed(failure: Failure) void {
+    begin();
+    var buffer: [16384]u8 = undefined;
+    var text: Text = .{ .buffer = &buffer };
+    text.print("{\"type\":\"error\",\"code\":\"{}\",\"message\":", .{failures.code(failure)});
+    text.string(failures.message(failure));
+    if (failures.client) |client| {
+        text.raw(",\"client\":");
+        text.string(client);
+    }
+    text.raw("}\n");
+    std.debug.assert(text.fits());
+    sys.writeAll(stdout, text.written()) catch {};
+}
+
+fn beat() void {
+    if (unwritable != null) return;
+    var buffer: [512]u8 = undefined;
+    var text: Text = .{ .buffer = &buffer };
+    text.raw("{\"type\":\"progress\"");
+    if (progress.client) |client| {
+        text.raw(",\"client\":");
+        text.string(client);
+        text.print(",\"index\":{},\"clients\":{}", .{ progress.index, progress.clients });
+        text.print(",\"step\":{},\"steps\":{},\"loss\":", .{ progress.step, progress.steps });
+        text.number(progress.loss);
+        text.print(",\"examples\":{}", .{progress.examples});
+    }
+    text.print(",\"ms\":{}}\n", .{elapsed()});
+    std.debug.assert(text.fits());
+    sys.writeAll(stdout, text.written()) catch {
+        unwritable = sys.last_errno;
+    };
+}

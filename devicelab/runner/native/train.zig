@@ -1,0 +1,227 @@
+//! Local training of one or many clients: the verb `train`.
+
+const std = @import("std");
+const batches = @import("batches.zig");
+const evaluations = @import("evaluate.zig");
+const failures = @import("failure.zig");
+const files = @import("files.zig");
+const jobs = @import("job.zig");
+const keeping = @import("kept.zig");
+const Arena = @import("memory.zig").Arena;
+const messages = @import("messages.zig");
+const plans = @import("plan.zig");
+const results = @import("result.zig");
+const safetensors = @import("safetensors.zig");
+const shards = @import("shard.zig");
+const signals = @import("signals.zig");
+const Signature = @import("signature.zig").Signature;
+const Stepper = @import("stepper.zig").Stepper;
+const sys = @import("sys.zig");
+const updates = @import("update.zig");
+const values_ = @import("values.zig");
+
+const Client = jobs.Client;
+const Evaluation = evaluations.Evaluation;
+const Failure = failures.Failure;
+const Job = jobs.Job;
+const fail = failures.fail;
+
+/// Trains, writes update.safetensors and result.json, says done.
+pub fn train(arena: *Arena, job: *const Job) Failure!void {
+    const plan = try plans.load(arena.allocator(), job.plan, .train, job.threads);
+    const evaluation_plan: ?plans.Plan = if (job.evaluation) |path|
+        try plans.load(arena.allocator(), path, .evaluate, job.threads)
+    else
+        null;
+    const file = try files.map(job.parameters.?, std.math.maxInt(u64));
+    const parameters = try safetensors.parse(arena.allocator(), file, job.parameters.?);
+    const evaluation_signature = if (evaluation_plan) |*loaded| &loaded.signature else null;
+    var values = try values_.create(arena, &plan.signature, evaluation_signature, &parameters);
+    var evaluation: ?Evaluation = if (evaluation_plan) |*loaded| try .init(arena, loaded, &values, job) else null;
+    const update = try arena.allocator().create(updates.Update);
+    try update.init(arena, &values, job.combine, job.clip_norm, job.clients.len);
+    var trainer: Trainer = try .init(arena, job, &plan, &values, if (evaluation) |*e| e else null, update);
+    trainer.all() catch |failure| {
+        update.writer.abandon();
+        return failure;
+    };
+}
+
+const Trainer = struct {
+    arena: *Arena,
+    job: *const Job,
+    plan: *const plans.Plan,
+    signatures: []const *const Signature,
+    values: *values_.Values,
+    stepper: Stepper,
+    evaluation: ?*Evaluation,
+    update: *updates.Update,
+    batch_size: u32,
+    fill: []u32,
+    order: []u32 = &.{}, // as long as the largest shard so far
+    clients: []results.ClientFacts,
+    examples: u64 = 0,
+    steps: u64 = 0,
+    keep_state: bool,
+    keeps: bool,
+
+    fn init(
+        arena: *Arena,
+        job: *const Job,
+        plan: *const plans.Plan,
+        values: *values_.Values,
+        evaluation: ?*Evaluation,
+        update: *updates.Update,
+    ) Failure!Trainer {
+        const allocator = arena.allocator();
+        const batch_size = try evaluations.batchSize(plan, job);
+        var signatures: std.ArrayList(*const Signature) = .empty;
+        try signatures.append(allocator, &plan.signature);
+        if (evaluation) |e| try signatures.append(allocator, &e.stepper.plan.signature);
+        const keep_state = job.state == .keep;
+        const trainer: Trainer = .{
+            .arena = arena,
+            .job = job,
+            .plan = plan,
+            .signatures = signatures.items,
+            .values = values,
+            .stepper = try .init(arena, plan, values, job),
+            .evaluation = evaluation,
+            .update = update,
+            .batch_size = batch_size,
+            .fill = try allocator.alloc(u32, if (plan.signature.batch != null) batch_size else 0),
+            .clients = try allocator.alloc(results.ClientFacts, job.clients.len),
+            .keep_state = keep_state,
+            .keeps = keeping.any(values, keep_state),
+        };
+        try checkHypers(trainer.signatures, job);
+        if (trainer.keeps) for (job.clients) |*client| {
+            if (client.kept == null)
+                return fail(error.Job, "client \"{}\" lacks \"kept\": the plan has private values, or the job keeps state", .{client.id});
+        };
+        return trainer;
+    }
+
+    fn all(trainer: *Trainer) Failure!void {
+        const job = trainer.job;
+        if (trainer.keeps) sys.makeDirectory(keeping.directory) catch
+            return fail(error.Output, "{}: {}", .{ keeping.directory, sys.reason() });
+        var times: results.Times = .{ .start = messages.elapsed() };
+        for (job.clients, trainer.clients, 0..) |*client, *facts, index| {
+            failures.client = client.id;
+            facts.* = try trainer.one(client, index);
+        }
+        failures.client = null;
+        times.work = messages.elapsed() - times.start;
+        const file = try trainer.update.finish();
+        if (trainer.keeps) try files.syncDirectory(keeping.directory);
+        times.write = messages.elapsed() - times.start - times.work;
+        const names = try trainer.arena.allocator().alloc([]const u8, trainer.stepper.metrics.len);
+        for (trainer.stepper.metrics, names) |metric, *name| name.* = metric.name;
+        var report: results.Report = .{
+            .job = job,
+            .metrics = names,
+            .clients = trainer.clients,
+            .steps = trainer.steps,
+            .times = times,
+            .file = file,
+            .file_name = updates.Update.name,
+        };
+        try results.publish(trainer.arena, &report);
+    }
+
+    noinline fn one(trainer: *Trainer, client: *const Client, index: usize) Failure!results.ClientFacts {
+        const started = messages.elapsed();
+        messages.begin();
+        messages.progress.client = client.id;
+        messages.progress.index = index;
+        messages.progress.clients = trainer.job.clients.len;
+        messages.progress.step = 0;
+        messages.progress.steps = 0;
+        messages.progress.loss = std.math.nan(f64);
+        messages.end();
+        var scratch: Arena = .{};
+        defer scratch.reset();
+        var shard: shards.Shard = try .open(&scratch, client.shard, trainer.signatures);
+        defer shard.close();
+        try trainer.restore(&scratch, client);
+        if (trainer.order.len < shard.examples)
+            trainer.order = try trainer.arena.allocator().alloc(u32, shard.examples);
+        const order = trainer.order[0..shard.examples];
+        var facts: results.ClientFacts = .{
+            .id = client.id,
+            .examples = shard.examples,
+            .weight = client.weight orelse @floatFromInt(shard.examples),
+            .metrics = try trainer.arena.allocator().alloc([2]f64, trainer.stepper.metrics.len),
+        };
+        facts.loss_before = try trainer.measure(&shard, order, client.seed);
+        try trainer.takeSteps(&shard, order, client, &facts);
+        try trainer.values.checkFinite(facts.steps);
+        facts.loss_after = try trainer.measure(&shard, order, client.seed);
+        const change = try trainer.update.add(facts.weight);
+        facts.norm = change.norm;
+        facts.clipped = change.clipped;
+        if (trainer.keeps) try keeping.stage(&scratch, trainer.values, trainer.keep_state, index);
+        facts.ms = messages.elapsed() - started;
+        return facts;
+    }
+
+    fn restore(trainer: *Trainer, scratch: *Arena, client: *const Client) Failure!void {
+        var kept: ?keeping.Kept = if (trainer.keeps) try .open(scratch, client.kept.?) else null;
+        defer if (kept) |*file| file.close();
+        try trainer.values.reset(if (kept) |*file| &file.tensors else null, trainer.keep_state);
+    }
+
+    fn measure(trainer: *Trainer, shard: *const shards.Shard, order: []u32, seed: u64) Failure!?f64 {
+        const evaluation = trainer.evaluation orelse return null;
+        try evaluation.measure(trainer.arena, shard, order, seed);
+        return evaluation.loss;
+    }
+
+    noinline fn takeSteps(trainer: *Trainer, shard: *const shards.Shard, order: []u32, client: *const Client, facts: *results.ClientFacts) Failure!void {
+        const stepper = &trainer.stepper;
+        const full, const rest = evaluations.batchRows(shard.examples, trainer.batch_size, trainer.fill.len > 0);
+        try stepper.prepare(trainer.arena, full, rest);
+        stepper.begin(shard, client.seed);
+        var all_batches: batches.Batches = .init(order, trainer.fill, trainer.batch_size, if (trainer.job.shuffle) client.seed else null);
+        facts.steps = switch (trainer.job.length) {
+            .epochs => |epochs| epochs * batches.Batches.perEpoch(shard.examples, trainer.batch_size),
+            .steps => |steps| steps,
+        };
+        messages.begin();
+        messages.progress.steps = facts.steps;
+        messages.end();
+        var step: u64 = 0;
+        while (step < facts.steps) : (step += 1) {
+            try signals.check();
+            const batch = all_batches.next();
+            if (batch.begins_epoch) @memset(facts.metrics, .{ 0, 0 });
+            try stepper.step(batch.examples);
+            const loss = stepper.number(stepper.loss.?);
+            if (!std.math.isFinite(loss)) return fail(error.NotFinite, "the loss is not finite in step {}", .{step + 1});
+            if (step == 0) facts.loss_first = loss;
+            facts.loss_last = loss;
+            evaluations.addMetrics(stepper, facts.metrics);
+            trainer.examples += batch.fresh;
+            messages.begin();
+            messages.progress.step = step + 1;
+            messages.progress.loss = loss;
+            messages.progress.examples = trainer.examples;
+            messages.end();
+        }
+        trainer.steps += facts.steps;
+    }
+};
+
+/// Fails where the job sets what no plan has.
+pub fn checkHypers(signatures: []const *const Signature, job: *const Job) Failure!void {
+    for (job.hypers) |hyper| {
+        const known = for (signatures) |signature| {
+            const found = for (signature.inputs) |*input| {
+                if (input.role == .hyper and std.mem.eql(u8, input.label(), hyper.label)) break true;
+            } else false;
+            if (found) break true;
+        } else false;
+        if (!known) return fail(error.Job, "the plan has no hyper input \"{}\"", .{hyper.label});
+    }
+}
