@@ -19,7 +19,7 @@ from typing import Any
 
 from devicelab.errors import ConfigError, DevicelabError
 
-__all__ = ["build", "import_object"]
+__all__ = ["build", "describe_failure", "import_object", "nearest"]
 
 
 def import_object(dotted: str, directory: Path, *, where: str) -> Any:  # noqa: ANN401 - an object of the user's
@@ -42,7 +42,7 @@ def import_object(dotted: str, directory: Path, *, where: str) -> Any:  # noqa: 
     for name in names.split("."):
         if not hasattr(found, name):
             known = [known for known in dir(found) if not known.startswith("_")]
-            raise ConfigError(f"{where}: {module_name} has no {names!r}{_nearest(name, known)}")
+            raise ConfigError(f"{where}: {module_name} has no {names!r}{nearest(name, known)}")
         found = getattr(found, name)
     return found
 
@@ -74,7 +74,7 @@ def build(
     except DevicelabError:
         raise
     except Exception as error:  # the user's code may raise anything
-        raise ConfigError(f"{where}: {dotted} failed: {_described(error)}") from error
+        raise ConfigError(f"{where}: {dotted} failed: {describe_failure(error)}") from error
 
 
 def _built(value: object, directory: Path, where: str) -> object:
@@ -100,9 +100,9 @@ def _import(name: str, directory: Path, where: str) -> object:
                 f"{where}: there is no module {missing!r}",
                 hint=f"modules are looked for in {directory} and among the installed packages",
             ) from error
-        raise ConfigError(f"{where}: importing {name} failed: {_described(error)}") from error
+        raise ConfigError(f"{where}: importing {name} failed: {describe_failure(error)}") from error
     except Exception as error:  # the user's code may raise anything
-        raise ConfigError(f"{where}: importing {name} failed: {_described(error)}") from error
+        raise ConfigError(f"{where}: importing {name} failed: {describe_failure(error)}") from error
 
 
 def _check_arguments(make: Callable[..., object], args: Mapping[str, object], dotted: str, where: str) -> None:
@@ -117,7 +117,7 @@ def _check_arguments(make: Callable[..., object], args: Mapping[str, object], do
             if key not in known:
                 listed = f"; it takes {', '.join(known)}" if known else "; it takes none"
                 raise ConfigError(
-                    f"{where}.{key}: {dotted} has no such argument{_nearest(key, known) or listed}"
+                    f"{where}.{key}: {dotted} has no such argument{nearest(key, known) or listed}"
                 )
     for parameter in parameters:
         needed = parameter.default is parameter.empty and parameter.name in known
@@ -125,7 +125,7 @@ def _check_arguments(make: Callable[..., object], args: Mapping[str, object], do
             raise ConfigError(f"{where}.{parameter.name}: is missing, and {dotted} needs it")
 
 
-def _described(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """What happened and where in the user's own code, for a message without a traceback."""
     text = " ".join(str(error).split())[:300]
     if isinstance(error, SyntaxError):
@@ -136,6 +136,7 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" + ("" if ours else f" ({last.filename}, line {last.lineno})")
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question to add to an error about an unknown word, empty if no known one is like it."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""

@@ -22,6 +22,7 @@
     │   └── UpdateError                 4   what it sent back after training cannot be used
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
     ├── PlanError                       5   a model cannot become a plan, or a file is not a valid one
+    ├── DataError                       5   data cannot be read or divided, or do not fit the plan
     ├── RoundError                      6   a round failed: too few updates, or no usable average of them
     └── DeadlineError                   7   a wait was cut off; names what was waited for
 
@@ -37,6 +38,7 @@ from collections.abc import Sequence
 __all__ = [
     "AdbUnavailableError",
     "ConfigError",
+    "DataError",
     "DeadlineError",
     "DeviceBusyError",
     "DeviceError",
@@ -222,6 +224,12 @@ class RoundError(DevicelabError):
     """A round failed: too few updates, or no usable average of them. The global model is as it was."""
 
     exit_code = 6
+
+
+class DataError(DevicelabError):
+    """Data that cannot be read, cannot be divided as asked, or do not fit the plan."""
+
+    exit_code = 5
 
 
 class DeadlineError(DevicelabError):

@@ -34,7 +34,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[FileIO]:
+def replacing(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[FileIO]:
     """A file to write to that takes its name only once it is whole and on the disk.
 
     Temporary name in the same directory, fsync, rename, fsync. If the block ends with an exception, nothing is
@@ -43,6 +43,8 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[FileIO]:
     Args:
         path: The final name; its directory must exist.
         mode: Permission bits of the file, exactly (the umask does not apply).
+        durable: Whether to wait for the disk. Without, a power cut may leave the name with wrong bytes behind
+            it: only for what is checked by its hash whenever it is read.
 
     Raises:
         OSError: The disk is full, the directory is missing, …
@@ -53,11 +55,14 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[FileIO]:
         with FileIO(fd, "wb") as file:
             os.fchmod(fd, mode)
             yield file
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -27,10 +27,10 @@ __all__ = [
     "DottedPath",
     "FilePath",
     "Name",
-    "Part",
     "Positive",
     "Seconds",
     "Settings",
+    "Share",
     "choice",
     "choice_of_keys",
     "contradict",
@@ -99,7 +99,7 @@ FilePath = Annotated[Path, AfterValidator(_resolved)]
 """A file or directory; relative ones start at the YAML file. Whether it exists is found out when it is used."""
 
 Positive = Annotated[float, Field(gt=0)]
-Part = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Seconds = Annotated[
     float,
     BeforeValidator(parse_duration),

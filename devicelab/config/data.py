@@ -10,9 +10,9 @@ from pydantic import Field, JsonValue, model_validator
 from devicelab.config.base import (
     DottedPath,
     FilePath,
-    Part,
     Positive,
     Settings,
+    Share,
     choice,
     choice_of_keys,
     contradict,
@@ -98,8 +98,10 @@ Partition = Annotated[
 class HeldOutFraction(Settings):
     """A random part of each client's examples."""
 
-    fraction: Part = Field(gt=0, description="part of each client's examples that only evaluate, at random")
-    validation: Part = Field(default=0.0, description="a further part, kept apart for choosing hyperparameters")
+    fraction: Share = Field(gt=0, description="part of each client's examples that only evaluate, at random")
+    validation: Share = Field(
+        default=0.0, description="a further part, kept apart for choosing hyperparameters"
+    )
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -130,11 +132,12 @@ HeldOut = Annotated[
 class Source(Settings):
     """What all sources have in common."""
 
+    source: str
     partition: Partition = Field(description="how the examples are divided among clients")
     held_out: HeldOut | None = Field(
         default=None, description="what each client keeps for evaluation on its device; null: nothing"
     )
-    test: Part = Field(
+    test: Share = Field(
         default=0.0,
         description="part of all examples that no client gets, for evaluation on the host; a source may also "
         "bring a test set of its own",

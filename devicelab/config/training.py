@@ -11,10 +11,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from devicelab.config.base import (
     Contradiction,
-    Part,
     Positive,
     Seconds,
     Settings,
+    Share,
     choice,
     contradict,
     tag,
@@ -133,7 +133,7 @@ class FedAvgM(Settings):
 
     optimizer: Literal["fedavgm"]
     lr: Positive = Field(default=1.0, description="the server's learning rate")
-    momentum: Part = Field(default=0.9, description="part of the last direction that is kept")
+    momentum: Share = Field(default=0.9, description="part of the last direction that is kept")
 
 
 class FedAdagrad(Settings):
@@ -141,7 +141,7 @@ class FedAdagrad(Settings):
 
     optimizer: Literal["fedadagrad"]
     lr: Positive = Field(default=0.1, description="the server's learning rate")
-    beta1: Part = Field(default=0.0, description="decay of the mean delta")
+    beta1: Share = Field(default=0.0, description="decay of the mean delta")
     tau: Positive = Field(
         default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
     )
@@ -152,8 +152,8 @@ class FedAdam(Settings):
 
     optimizer: Literal["fedadam"]
     lr: Positive = Field(default=0.01, description="the server's learning rate")
-    beta1: Part = Field(default=0.9, description="decay of the mean delta")
-    beta2: Part = Field(default=0.99, description="decay of the mean squared delta")
+    beta1: Share = Field(default=0.9, description="decay of the mean delta")
+    beta2: Share = Field(default=0.99, description="decay of the mean squared delta")
     tau: Positive = Field(
         default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
     )
@@ -164,8 +164,8 @@ class FedYogi(Settings):
 
     optimizer: Literal["fedyogi"]
     lr: Positive = Field(default=0.01, description="the server's learning rate")
-    beta1: Part = Field(default=0.9, description="decay of the mean delta")
-    beta2: Part = Field(default=0.99, description="decay of the mean squared delta")
+    beta1: Share = Field(default=0.9, description="decay of the mean delta")
+    beta2: Share = Field(default=0.99, description="decay of the mean squared delta")
     tau: Positive = Field(
         default=1e-3, description="how adaptive it is: added to the root of the squared deltas"
     )
