@@ -4,7 +4,8 @@
 
     DevicelabError                      1
     ├── ConfigError                     2   a command line, YAML file or host set-up that cannot work
-    │   └── AdbUnavailableError         2   no adb program, or its server does not start or answer
+    │   ├── AdbUnavailableError         2   no adb program, or its server does not start or answer
+    │   └── StoreError                  2   a run's directory cannot be read or written
     ├── NoDeviceError                   3   nothing on the desk fits
     ├── DeviceError                     4   one phone; names it
     │   ├── DeviceLostError             4   gone: cable pulled, adbd dead, connection refused
@@ -56,6 +57,7 @@ __all__ = [
     "RoundError",
     "RunnerError",
     "ServiceRefusedError",
+    "StoreError",
     "StreamClosedError",
     "UpdateError",
     "VirtualPhoneError",
@@ -94,6 +96,10 @@ class ConfigError(DevicelabError):
 
 class AdbUnavailableError(ConfigError):
     """There is no adb program, or its server does not start or answer."""
+
+
+class StoreError(ConfigError):
+    """A run's directory cannot be read or written: missing, damaged, in use or too new, or the disk is full."""
 
 
 class NoDeviceError(DevicelabError):

@@ -1,0 +1,27 @@
+"""The store: one directory a run, with everything that happened in it and everything needed to repeat it.
+
+::
+
+    <state>/runs/digits-20261125-141233-ab12/
+      experiment.yaml             as the user wrote it
+      plan/                       the plan's files
+      ledger.sqlite               what happened (SQLite)
+      blobs/<aa>/<sha256>         updates and server optimizer states, by their content
+      checkpoints/round-0001.safetensors
+      incoming/, lock             while somebody writes
+
+Nothing in it refers to a place outside: it can be copied, moved and read elsewhere. From the outside in::
+
+    runs          all runs of a state directory: list, find, newest
+    run           one run: updates and checkpoints become durable in the right order
+      resume      where an interrupted run stands
+      lock        one writer at a time
+      checkpoints safetensors files whose bytes depend on nothing but their content
+      blobs       files by their content
+      ledger      what is written to the database, one verb a transaction
+      reading     what can be asked of it
+        records   the answers
+        tables    their columns
+        schema    the database's own, and how an older file becomes a newer one
+        database  SQLite: opening, transactions, and its errors in words
+"""
