@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import queue
@@ -11,16 +10,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devicelab.cli import main
 from devicelab.errors import VirtualPhoneError
 from devicelab.virtual.desk import VirtualDesk
+from tests.cli.command import devicelab, document
 from tests.servers import AdbServer
 
 SCHEMA = {
@@ -43,33 +41,6 @@ SCHEMA = {
     "transport",
     "ready",
 }
-
-
-@dataclass
-class Done:
-    """What a command did."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-def devicelab(*words: str, code: int | None = 0, **environment: str) -> Done:
-    """Run a command in this process, as the installed program does."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
-        patch.setattr(sys, "argv", ["devicelab", *words])
-        for name, value in {"COLUMNS": "200", **environment}.items():
-            patch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            main()
-    done = Done(int(ended.value.code or 0), stdout.getvalue(), stderr.getvalue())
-    assert code is None or done.code == code, done
-    return done
-
-
-def document(*words: str, code: int | None = 0, **environment: str) -> Any:
-    return json.loads(devicelab(*words, "--json", code=code, **environment).stdout)
 
 
 @pytest.fixture
