@@ -13,6 +13,8 @@ from typing import Self
 from devicelab.adb import shell, transfer
 from devicelab.adb.connection import Connection, Transport, TransportName
 from devicelab.adb.shell import ShellResult
+from devicelab.adb.sync import SyncSession
+from devicelab.adb.sync_protocol import FileEntry
 from devicelab.adb.transfer import PullReport, PushReport
 from devicelab.deadline import Deadline
 from devicelab.devices.facts import DeviceFacts
@@ -162,6 +164,49 @@ class Device:
             return transfer.pull_file(
                 connection, remote, local, max_bytes=max_bytes, progress=progress, deadline=deadline
             )
+
+    def read(self, remote: str, *, max_bytes: int, seconds: float = 60.0) -> bytes:
+        """The content of one small file; raises what :meth:`pull` raises.
+
+        Args:
+            remote: Its path on the phone.
+            max_bytes: What is larger is refused.
+            seconds: For all of it.
+        """
+        deadline = Deadline(f"reading {remote}", seconds, self.serial)
+        with self._wired(deadline) as connection:
+            return transfer.pull_bytes(connection, remote, max_bytes=max_bytes, deadline=deadline)
+
+    def listing(self, directory: str, *, seconds: float = 30.0) -> list[FileEntry]:
+        """The files in a directory of the phone, by name; none if there is no such directory.
+
+        Args:
+            directory: Its absolute path.
+            seconds: For all of it.
+
+        Raises:
+            ProtocolError: A name that no directory can hold, or more than 10,000 files.
+            DeviceLostError, DeadlineError: As everywhere.
+        """
+        deadline = Deadline(f"listing of {directory}", seconds, self.serial)
+        with self._wired(deadline) as connection, SyncSession(connection, deadline) as session:
+            return session.list(directory, deadline)
+
+    def remove(self, *paths: str, recursive: bool = False, seconds: float = 60.0) -> None:
+        """Remove files on the phone; those that are not there are no error.
+
+        Args:
+            paths: Absolute paths.
+            recursive: Remove directories, too, with all they hold.
+            seconds: For all of it.
+
+        Raises:
+            RemoteCommandError: Something cannot be removed.
+            DeviceLostError, DeadlineError: As everywhere.
+        """
+        deadline = Deadline("removal of files", seconds, self.serial)
+        with self._wired(deadline) as connection:
+            transfer.remove(connection, paths, deadline=deadline, recursive=recursive)
 
     def connection(self, deadline: Deadline) -> Connection:
         """The phone's wire: the one in use, or a new one after a loss.

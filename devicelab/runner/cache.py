@@ -1,0 +1,191 @@
+"""What a device keeps between jobs: files named after their hash, pushed once, the least recently used evicted.
+
+Only who holds the device's lease may use its cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from devicelab.adb.transfer import PART
+from devicelab.devices.device import Device
+from devicelab.errors import ConfigError, DeviceFullError
+from devicelab.runner.kept import Artifact, artifact
+from devicelab.runner.layout import CACHE, JOBS
+
+__all__ = ["USES", "Blob", "CacheReport", "DeviceCache"]
+
+USES: Final = "uses"
+"""The file in a job's directory that lists what the job uses, one hash a line."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_HASHES: Final = re.compile(r"^[0-9a-f]{64}$", re.ASCII | re.MULTILINE)
+_BUDGET: Final = 2 << 30
+_OLD_BATCH, _BATCH = 40, 400  # hashes in one command: adbd before Android 7 takes 4 KiB, an adb server 64
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file or some bytes on this host that a device shall have in its cache.
+
+    Attributes:
+        sha256: Of the content, in hex.
+        size: In bytes.
+        source: The file, or the content itself.
+        executable: Whether it is a program.
+    """
+
+    sha256: str
+    size: int
+    source: Path | bytes
+    executable: bool = False
+
+    @classmethod
+    def of(cls, source: Path | bytes | Artifact, *, executable: bool = False) -> Blob:
+        """Hash a file or bytes.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        if isinstance(source, bytes):
+            return cls(hashlib.sha256(source).hexdigest(), len(source), source, executable)
+        found = source if isinstance(source, Artifact) else artifact(source)
+        return cls(found.sha256, found.size, found.path, executable)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What it took to have some blobs on a device.
+
+    Attributes:
+        pushed: How many were missing.
+        bytes: Sent for them.
+        evicted: Hashes of what had to go.
+    """
+
+    pushed: int
+    bytes: int
+    evicted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One file in the cache."""
+
+    sha256: str
+    size: int
+    used: int  # by the device's clock
+
+
+class DeviceCache:
+    """The cache of one device.
+
+    Args:
+        device: The device, leased by the caller.
+        budget: Bytes that the cache may hold. It holds more while everything in it is in use.
+    """
+
+    def __init__(self, device: Device, *, budget: int = _BUDGET) -> None:
+        if budget <= 0:
+            raise ConfigError(f"a cache of {budget} bytes holds nothing")
+        self._device = device
+        self._budget = budget
+
+    def ensure(
+        self, blobs: Collection[Blob], *, keep: Collection[str] = (), seconds: float = 600.0
+    ) -> CacheReport:
+        """Have all these blobs on the device, whole and verified.
+
+        Args:
+            blobs: What shall be there; the same one may occur twice.
+            keep: Hashes of what must not be evicted besides them and besides what jobs on the device use.
+            seconds: For each push.
+
+        Raises:
+            DeviceFullError: There is no room even without everything that may go.
+            RemoteFileError: The device cannot store it.
+            DeviceLostError, DeadlineError: As everywhere.
+        """
+        wanted = {blob.sha256: blob for blob in blobs}
+        present = self._sweep()
+        sizes = {entry.sha256: entry.size for entry in present.values()}
+        missing = [blob for blob in wanted.values() if sizes.get(blob.sha256) != blob.size]
+        room = self._budget - sum(blob.size for blob in missing)
+        protected = {*wanted, *keep}
+        evicted = self._evict(present, protected, room)
+        for blob in missing:
+            try:
+                self._push(blob, seconds)
+            except DeviceFullError:
+                gone = self._evict(self._sweep(), protected, 0)
+                if not gone:
+                    raise
+                evicted += gone
+                self._push(blob, seconds)
+        self._touch(list(wanted))
+        return CacheReport(len(missing), sum(blob.size for blob in missing), tuple(evicted))
+
+    def contents(self) -> dict[str, int]:
+        """What is in the cache: hash to size in bytes."""
+        return {sha256: entry.size for sha256, entry in self._sweep().items()}
+
+    def clear(self) -> list[str]:
+        """Remove everything that no job on the device uses.
+
+        Returns:
+            The hashes of what was removed.
+        """
+        return self._evict(self._sweep(), set(), 0)
+
+    def _push(self, blob: Blob, seconds: float) -> None:
+        mode = 0o555 if blob.executable else 0o444
+        self._device.push(blob.source, f"{CACHE}/{blob.sha256}", mode=mode, seconds=seconds)
+
+    def _sweep(self) -> dict[str, _Entry]:
+        """What is there; what broken pushes left is removed on the way."""
+        found, parts = {}, []
+        for entry in self._device.listing(CACHE):
+            if _HASH.fullmatch(entry.name) and entry.stat.is_file:
+                found[entry.name] = _Entry(entry.name, entry.stat.size, entry.stat.mtime)
+            elif entry.name.endswith(PART):
+                parts.append(f"{CACHE}/{entry.name}")
+        if parts:
+            self._device.remove(*parts)
+        return found
+
+    def _evict(self, present: dict[str, _Entry], protected: set[str], room: int) -> list[str]:
+        """Remove the least recently used until what is left takes at most ``room`` bytes."""
+        total = sum(entry.size for entry in present.values())
+        if total <= room:
+            return []
+        used = self._in_use()
+        gone: list[str] = []
+        for entry in sorted(present.values(), key=lambda each: (each.used, each.sha256)):
+            if total <= room:
+                break
+            if entry.sha256 not in protected and entry.sha256 not in used:
+                gone.append(entry.sha256)
+                total -= entry.size
+        self._device.remove(*(f"{CACHE}/{sha256}" for sha256 in gone))
+        return gone
+
+    def _in_use(self) -> frozenset[str]:
+        """Hashes that some job on the device uses, whether it runs now or may be started again."""
+        script = f'for f in {JOBS}/*/{USES}; do [ -f "$f" ] && cat "$f"; done'
+        return frozenset(_HASHES.findall(self._device.shell("sh", "-c", script, check=False).text))
+
+    def _touch(self, hashes: Sequence[str]) -> None:
+        """Note that they were used now."""
+        old = not self._device.facts.sdk or self._device.facts.sdk < 24
+        for batch in _batches(hashes, _OLD_BATCH if old else _BATCH):
+            self._device.shell("sh", "-c", f'cd {CACHE} && touch "$@"', "sh", *batch)
+
+
+def _batches(hashes: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(hashes), size):
+        yield hashes[start : start + size]

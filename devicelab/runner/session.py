@@ -1,0 +1,333 @@
+"""One job on one device: prepared, started, followed, stopped, collected, committed, removed.
+
+::
+
+    installation = install(device, DeviceCache(device), find_pack(find_target(device)))
+    session = JobSession(device, job, installation, uses=hashes)
+    session.prepare()
+    session.start()                      # or find it running: the id decides
+    result = session.follow(on_message=print)
+    session.collect(result, Path("update.safetensors"), max_bytes=...)
+    session.commit()
+    session.remove()
+
+Every step may be repeated, by another process as well: whoever knows the job finds it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Final, Literal
+
+from devicelab.adb.shell import Channel, ShellProcess
+from devicelab.deadline import Deadline
+from devicelab.devices.device import Device
+from devicelab.errors import DeadlineError, DeviceLostError, ProtocolError, RunnerError
+from devicelab.runner.cache import USES
+from devicelab.runner.installation import Installation
+from devicelab.runner.job import Job
+from devicelab.runner.launch import (
+    BUSY,
+    Look,
+    attached_command,
+    detached_command,
+    errors_command,
+    look_command,
+    parse_look,
+    signal_command,
+)
+from devicelab.runner.layout import job_directory
+from devicelab.runner.messages import EvaluateResult, Result, TrainResult
+from devicelab.runner.transcript import Listener, Transcript
+
+__all__ = ["JobSession", "Patience"]
+
+_SHELL_SECONDS: Final = 30.0
+_PUSH_SECONDS: Final = 600.0
+_STOP_SECONDS: Final = 15.0  # a step in progress may have to end first
+_CLAIM_SECONDS: Final = 10.0
+_POLL: Final = 0.02, 0.5  # seconds between looks: at first, and at most
+_JOB_LIMIT: Final = 16 << 20
+_COMMIT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for a job, in seconds.
+
+    Attributes:
+        total: For the whole of it.
+        idle: Without a line from it, while the device answers.
+        away: While the device does not answer.
+    """
+
+    total: float = 3600.0
+    idle: float = 60.0
+    away: float = 120.0
+
+
+class JobSession:
+    """One job on one device, leased by the caller.
+
+    Args:
+        device: The device.
+        job: What is to be done.
+        installation: With what.
+        uses: Hashes of everything in the cache that the job's paths name, so that nothing of it is evicted.
+    """
+
+    def __init__(self, device: Device, job: Job, installation: Installation, *, uses: Iterable[str]) -> None:
+        self.device = device
+        self.job = job
+        self.directory = job_directory(job.job)
+        self._installation = installation
+        self._uses = tuple(dict.fromkeys((*uses, *installation.hashes)))
+
+    def prepare(self) -> None:
+        """Write the job's directory, unless it is there.
+
+        Raises:
+            RunnerError: Another job has this id (``busy``).
+            RemoteFileError: It cannot be written; DeviceFullError where the disk is full.
+        """
+        text = self.job.to_json()
+        present = {entry.name for entry in self.device.listing(self.directory)}
+        if "job.json" in present:
+            if self.device.read(f"{self.directory}/job.json", max_bytes=_JOB_LIMIT) != text:
+                raise self._error("busy", f"another job on the device is called {self.job.job}")
+            return
+        self.device.push("".join(f"{each}\n" for each in self._uses).encode(), f"{self.directory}/{USES}")
+        self.device.push(text, f"{self.directory}/job.json")
+
+    def start(self) -> Literal["started", "running"]:
+        """Start it detached; nothing happens if it runs. One that has ended well ends so again at once.
+
+        Raises:
+            RunnerError: It cannot be started.
+        """
+        deadline = Deadline(f"start of job {self.job.job}", _CLAIM_SECONDS, self.device.serial)
+        command = detached_command(
+            self.job.job, self._installation.library_path, self._installation.runner, self.job.verb
+        )
+        while True:
+            said = self.device.shell(*command, seconds=_SHELL_SECONDS, check=False)
+            if said.text == "started":
+                return "started"
+            if said.text == "running":
+                return "running"
+            if said.text != "busy":
+                reason = said.text or said.stderr.decode("utf-8", "replace")
+                raise self._error(
+                    "output", f"it cannot be started: {reason.strip()[-200:] or 'no word of why'}"
+                )
+            time.sleep(deadline.capped(0.2))
+
+    def run(self, *, patience: Patience | None = None, on_message: Listener | None = None) -> Result:
+        """Run it attached to the cable, to its end.
+
+        Raises:
+            RunnerError: It failed, or runs already (``busy``).
+            DeviceLostError: The cable was pulled, which ends it.
+            DeadlineError: No line within ``idle``, or no end within ``total``; it was ended.
+        """
+        patience = patience or Patience()
+        whole = Deadline(f"job {self.job.job}", patience.total, self.device.serial)
+        transcript = Transcript(self.job, self.device.serial, on_message)
+        code = self._attached(self.job.verb, transcript, whole, patience.idle)
+        return self._conclude(transcript, code)
+
+    def follow(
+        self,
+        *,
+        patience: Patience | None = None,
+        on_message: Listener | None = None,
+        cancel: Event | None = None,
+    ) -> Result:
+        """Wait for the end of a detached job, through losses of the device.
+
+        Args:
+            patience: How long.
+            on_message: Told hello and progress, from the start's first line on.
+            cancel: When set, the job is stopped.
+
+        Raises:
+            RunnerError: It failed, was stopped or killed.
+            DeviceLostError: The device was away for too long. The job may go on; follow it again.
+            DeadlineError: The same for a device that is silent, for a job without a line, for all of it.
+        """
+        return _Following(self, patience or Patience(), on_message, cancel or Event()).result()
+
+    def look(self, offset: int = 0) -> Look:
+        """The job's state now and its output from ``offset`` on, up to a mebibyte.
+
+        Raises:
+            ProtocolError: The device answered something else.
+        """
+        said = self.device.shell(*look_command(self.job.job, offset), seconds=_SHELL_SECONDS, check=False)
+        look = parse_look(said.stdout, offset)
+        if look is None:
+            raise ProtocolError(
+                f"asked for job {self.job.job} it said {said.stdout[:80]!r}", device=self.device.serial
+            )
+        return look
+
+    def stop(self) -> None:
+        """End it, with SIGTERM and then with SIGKILL; nothing happens if it does not run.
+
+        Raises:
+            DeadlineError: It does not end.
+        """
+        if not self._end("TERM", _STOP_SECONDS) and not self._end("KILL", _STOP_SECONDS):
+            raise DeadlineError(
+                f"end of job {self.job.job}", seconds=2 * _STOP_SECONDS, device=self.device.serial
+            )
+
+    def collect(self, result: Result, local: Path, *, max_bytes: int, seconds: float = _PUSH_SECONDS) -> None:
+        """Pull what a job wrote, and check that it is what its result says.
+
+        Args:
+            result: Of :meth:`run` or :meth:`follow`.
+            local: The file to write; its directory must exist.
+            max_bytes: What is larger is refused.
+            seconds: For the pull.
+
+        Raises:
+            RunnerError: Its size or hash is another one (``damaged``); nothing is left.
+            RemoteFileError: It is not there.
+            ValueError: An evaluation has no output.
+        """
+        if isinstance(result, EvaluateResult):
+            raise ValueError("an evaluation has no output")
+        output = result.update if isinstance(result, TrainResult) else result.outputs
+        if output.bytes > max_bytes:
+            raise self._error("damaged", f"{output.file} has {output.bytes} bytes, more than {max_bytes}")
+        remote = f"{self.directory}/{output.file}"
+        self.device.pull(remote, local, max_bytes=output.bytes, seconds=seconds)
+        with local.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != output.sha256 or local.stat().st_size != output.bytes:
+            local.unlink()
+            raise self._error("damaged", f"{output.file} is not what the runner wrote (sha256 {digest[:16]}…)")
+
+    def commit(self) -> None:
+        """Let what the clients keep take its place; only once the update is safely stored. May be repeated.
+
+        Raises:
+            RunnerError: It failed.
+        """
+        transcript = Transcript(None, self.device.serial)
+        whole = Deadline(f"commit of job {self.job.job}", _COMMIT_SECONDS, self.device.serial)
+        code = self._attached("commit", transcript, whole, _COMMIT_SECONDS)
+        transcript.conclude(code, self._errors())
+
+    def remove(self) -> None:
+        """Remove all of it from the device, stopping it first."""
+        self.stop()
+        self.device.remove(self.directory, recursive=True)
+
+    # --- parts ---
+
+    def _attached(
+        self,
+        verb: Literal["train", "evaluate", "run", "commit"],
+        transcript: Transcript,
+        whole: Deadline,
+        idle: float,
+    ) -> int:
+        """Run a verb over a stream of its own; its exit code."""
+        command = attached_command(
+            self.job.job, self._installation.library_path, self._installation.runner, verb
+        )
+        connection = self.device.connection(whole)
+        try:
+            with ShellProcess(connection, command, deadline=whole) as process:
+                while (piece := process.read(whole.within(f"a line of job {self.job.job}", idle))) is not None:
+                    if piece[0] is Channel.STDOUT:
+                        transcript.feed(piece[1])
+                code = process.wait(whole)
+        except (DeviceLostError, ProtocolError):
+            self.device.drop(connection)
+            raise
+        if code == BUSY:
+            raise self._error("busy", f"job {self.job.job} runs already")
+        return code
+
+    def _conclude(self, transcript: Transcript, code: int | None) -> Result:
+        result = transcript.conclude(code, self._errors())
+        assert result is not None  # there is a job
+        return result
+
+    def _errors(self) -> bytes:
+        return self.device.shell(*errors_command(self.job.job), seconds=_SHELL_SECONDS, check=False).stdout
+
+    def _end(self, signal: Literal["TERM", "KILL"], seconds: float) -> bool:
+        """Send a signal until the job is gone; whether it is."""
+        deadline = Deadline(f"end of job {self.job.job}", seconds, self.device.serial)
+        pause = _POLL[0]
+        while not deadline.expired:
+            self.device.shell(*signal_command(self.job.job, signal), seconds=_SHELL_SECONDS, check=False)
+            if self.look().state != "running":
+                return True
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL[1])
+        return False
+
+    def _error(self, code: str, message: str) -> RunnerError:
+        return RunnerError(message, device=self.device.serial, code=code)
+
+
+class _Following:
+    """The clocks and the position of one :meth:`JobSession.follow`."""
+
+    def __init__(
+        self, session: JobSession, patience: Patience, listener: Listener | None, cancel: Event
+    ) -> None:
+        self._session = session
+        self._patience = patience
+        self._cancel = cancel
+        self._device = session.device.serial
+        self._transcript = Transcript(session.job, self._device, listener)
+        self._whole = Deadline(f"job {session.job.job}", patience.total, self._device)
+        self._offset = 0
+        self._away = False
+        self._answered = self._heard = time.monotonic()
+
+    def result(self) -> Result:
+        pause = _POLL[0]
+        while True:
+            if self._cancel.is_set():
+                self._session.stop()
+            look = self._look()
+            if look is not None:
+                if look.log:
+                    self._offset += len(look.log)
+                    self._heard = time.monotonic()
+                    pause = _POLL[0] if self._transcript.feed(look.log) else pause
+                    continue  # there may be more
+                if look.code is not None or look.state != "running":
+                    return self._session._conclude(self._transcript, look.code)
+                if time.monotonic() - self._heard > self._patience.idle:
+                    what = f"a line of job {self._session.job.job}"
+                    raise DeadlineError(what, seconds=self._patience.idle, device=self._device)
+            self._cancel.wait(self._whole.capped(pause))
+            pause = min(1.5 * pause, _POLL[1])
+
+    def _look(self) -> Look | None:
+        """One look; None while the device is away and may come back."""
+        try:
+            look = self._session.look(self._offset)
+        except (DeviceLostError, DeadlineError):
+            if time.monotonic() - self._answered > self._patience.away:
+                raise
+            self._away = True
+            return None
+        self._answered = time.monotonic()
+        if self._away:
+            self._heard = self._answered  # nobody could listen meanwhile
+        self._away = False
+        return look
