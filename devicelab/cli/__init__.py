@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from devicelab.cli import discover, doctor, virtual
+from devicelab.cli import discover, doctor, runs, virtual
 from devicelab.cli.output import print_error
 from devicelab.errors import ConfigError, DevicelabError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("discover")(discover.discover)
 app.add_typer(virtual.app, name="virtual")
+app.add_typer(runs.app, name="runs")
 app.command("doctor")(doctor.doctor)
 
 

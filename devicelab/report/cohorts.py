@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
 from devicelab.devices.text import clean
 from devicelab.report.charts import Cell, matrix
 from devicelab.report.figures import UNKNOWN, duration, natural, size
+from devicelab.report.history import Missing, RunHistory, stories
 from devicelab.report.page import Chart, Section, TableView, name_of
-from devicelab.report.record import Missing, RunRecord
 
 __all__ = ["missing", "phones"]
 
@@ -19,9 +18,9 @@ _OTHER = "c6"
 _MAX_OPEN_ROWS = 24
 
 
-def _devices(record: RunRecord) -> list[str]:
-    named = {part.device for each in record.rounds for part in each.parts}
-    named |= {each.device for one in record.rounds for each in one.missing} | set(record.models)
+def _devices(history: RunHistory) -> list[str]:
+    named = {part.device for each in history.rounds for part in each.parts}
+    named |= {each.device for one in history.rounds for each in one.missing} | set(history.models)
     return sorted(named, key=natural)
 
 
@@ -29,14 +28,14 @@ def _whole(missing: Iterable[Missing]) -> list[Missing]:
     return [each for each in missing if not each.clients]
 
 
-def phones(record: RunRecord) -> Section | None:
+def phones(history: RunHistory) -> Section | None:
     """What came of each phone in each round, and what each did in all."""
-    devices = _devices(record)
+    devices = _devices(history)
     if not devices:
         return None
     cells: dict[str, dict[int, Cell]] = {name_of(device): {} for device in devices}
     seen: dict[str, str] = {}
-    for each in record.rounds:
+    for each in history.rounds:
         reasons = {one.device: one for one in _whole(each.missing)}
         for part in each.parts:
             reason = reasons.pop(part.device, None)
@@ -46,11 +45,11 @@ def phones(record: RunRecord) -> Section | None:
         for device, one in reasons.items():
             cells[name_of(device)][each.number] = _cell(each.number, device, one.how, one.reason, seen)
     charts = []
-    if record.rounds:
-        columns = [each.number for each in record.rounds]
+    if history.rounds:
+        columns = [each.number for each in history.rounds]
         picture = matrix(cells, columns, label="What came of each phone in each round")
         charts = [Chart("What came of each phone in each round", picture, _outcome_keys(seen))]
-    rows = [_phone_row(record, device) for device in devices]
+    rows = [_phone_row(history, device) for device in devices]
     headings = [
         "phone",
         "model",
@@ -83,15 +82,15 @@ def _outcome_keys(seen: dict[str, str]) -> list[tuple[str, str]]:
     return [(seen[state], clean(state)) for state in known] + ([(_OTHER, ", ".join(others))] if others else [])
 
 
-def _phone_row(record: RunRecord, device: str) -> list[str]:
-    parts = [part for each in record.rounds for part in each.parts if part.device == device]
+def _phone_row(history: RunHistory, device: str) -> list[str]:
+    parts = [part for each in history.rounds for part in each.parts if part.device == device]
     done = [part for part in parts if part.state == "done"]
     train = [part.seconds["train"] for part in done if "train" in part.seconds]
     whole = [sum(part.seconds.values()) for part in done]
     return [
         name_of(device),
-        clean(record.models.get(device, "")) or UNKNOWN,
-        f"{len(done)} of {len(record.rounds)}",
+        clean(history.models.get(device, "")) or UNKNOWN,
+        f"{len(done)} of {len(history.rounds)}",
         f"{sum(part.clients for part in done):,}",
         f"{sum(part.examples for part in done):,}",
         duration(median(train)) if train else UNKNOWN,
@@ -101,24 +100,20 @@ def _phone_row(record: RunRecord, device: str) -> list[str]:
     ]
 
 
-def missing(record: RunRecord) -> Section | None:
-    """Equal cases in one row: a phone that was too hot in twenty rounds is one story."""
-    cases: dict[tuple[str, str, str, tuple[str, ...]], list[int]] = defaultdict(list)
-    for each in record.rounds:
-        for one in each.missing:
-            cases[one.device, one.how, one.reason, one.clients].append(each.number)
-    if not cases:
+def missing(history: RunHistory) -> Section | None:
+    """Who took no part, or one that does not count."""
+    told = stories(history.rounds)
+    if not told:
         return None
-    order = sorted(cases, key=lambda case: (natural(case[0]), cases[case][0]))
     rows = [
         [
-            name_of(device),
-            _named(clients),
-            _spans(cases[device, how, reason, clients]),
-            how,
-            clean(reason, 1000),
+            name_of(story.missing.device),
+            _named(story.missing.clients),
+            story.spans,
+            story.missing.how,
+            clean(story.missing.reason, 1000),
         ]
-        for device, how, reason, clients in order
+        for story in told
     ]
     folded = f"All {len(rows)} cases" if len(rows) > _MAX_OPEN_ROWS else ""
     table = TableView(["phone", "clients", "rounds", "what", "why"], rows, folded=folded)
@@ -130,14 +125,3 @@ def _named(clients: Sequence[str]) -> str:
         return "all"
     named = ", ".join(clean(client, 40) for client in clients[:5])
     return named if len(clients) <= 5 else f"{named} and {len(clients) - 5} more"
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """``1–7, 9``."""
-    spans: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in spans)

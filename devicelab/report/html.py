@@ -12,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from devicelab.devices.text import clean
 from devicelab.report.figures import UNKNOWN, duration, figure, plural, size
-from devicelab.report.record import RunRecord
+from devicelab.report.history import RunHistory
 from devicelab.report.sections import sections
 
 __all__ = ["run_page"]
 
-_STATES = {"done": "good", "failed": "bad", "interrupted": "so-so", "running": "so-so"}
+_STATES = {"done": "good", "failed": "bad", "stopped": "so-so", "running": "so-so"}
 _MAX_METRIC_TILES = 3
 
 
@@ -30,11 +30,11 @@ class Tile:
     more: str = ""
 
 
-def run_page(record: RunRecord, *, version: str) -> str:
+def run_page(history: RunHistory, *, version: str) -> str:
     """Make the page.
 
     Args:
-        record: The run.
+        history: The run.
         version: Of devicelab, for the foot of the page.
     """
     environment = Environment(
@@ -45,61 +45,61 @@ def run_page(record: RunRecord, *, version: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    name = clean(record.experiment)
+    name = clean(history.experiment)
     return environment.get_template("run.html").render(
-        title=f"{name}, run {clean(record.run)}",
+        title=f"{name}, run {clean(history.run)}",
         experiment=name,
-        state=record.state,
-        state_style=_STATES.get(record.state, "so-so"),
-        subtitle=_subtitle(record),
-        reason=clean(record.reason, 1000),
-        tiles=_tiles(record),
-        sections=sections(record),
+        state=history.state,
+        state_style=_STATES.get(history.state, "so-so"),
+        subtitle=_subtitle(history),
+        reason=clean(history.reason, 1000),
+        tiles=_tiles(history),
+        sections=sections(history),
         footer=f"Made by devicelab {version} from the run's ledger.",
     )
 
 
-def _subtitle(record: RunRecord) -> str:
-    began = f"{record.started:%Y-%m-%d %H:%M:%S %Z}".strip()
-    return f"run {clean(record.run)} · {began} · {duration(record.seconds)}"
+def _subtitle(history: RunHistory) -> str:
+    began = f"{history.started:%Y-%m-%d %H:%M:%S %Z}".strip()
+    return f"run {clean(history.run)} · {began} · {duration(history.seconds)}"
 
 
-def _tiles(record: RunRecord) -> list[Tile]:
-    done = [each for each in record.rounds if each.state == "done"]
-    phones = {part.device for each in record.rounds for part in each.parts}
-    tiles = [Tile("rounds", f"{len(done)} of {record.wanted}", _failures(record)), _loss_tile(record)]
-    tiles += _metric_tiles(record)
+def _tiles(history: RunHistory) -> list[Tile]:
+    done = [each for each in history.rounds if each.state == "done"]
+    phones = {part.device for each in history.rounds for part in each.parts}
+    tiles = [Tile("rounds", f"{len(done)} of {history.wanted}", _failures(history)), _loss_tile(history)]
+    tiles += _metric_tiles(history)
     parts = sum(each.clients for each in done)
     tiles.append(Tile("phones", str(len(phones)), f"{parts:,} clients' updates averaged"))
-    sent = sum(each.bytes_sent for each in record.rounds)
-    received = sum(each.bytes_received for each in record.rounds)
+    sent = sum(each.bytes_sent for each in history.rounds)
+    received = sum(each.bytes_received for each in history.rounds)
     tiles.append(Tile("over the cable", size(sent + received), f"{size(sent)} sent, {size(received)} received"))
     return tiles
 
 
-def _failures(record: RunRecord) -> str:
-    failed = sum(each.state == "failed" for each in record.rounds)
-    times = [each.seconds for each in record.rounds if each.state == "done" and each.seconds is not None]
+def _failures(history: RunHistory) -> str:
+    failed = sum(each.state == "failed" for each in history.rounds)
+    times = [each.seconds for each in history.rounds if each.state == "done" and each.seconds is not None]
     mean = f"{duration(sum(times) / len(times))} a round" if times else ""
     return ", ".join(filter(None, [mean, plural(failed, "failure") if failed else ""]))
 
 
-def _loss_tile(record: RunRecord) -> Tile:
-    told = [each for each in record.rounds if each.loss_after is not None]
+def _loss_tile(history: RunHistory) -> Tile:
+    told = [each for each in history.rounds if each.loss_after is not None]
     if not told:
         return Tile("loss", UNKNOWN)
     first = told[0].loss_before if told[0].loss_before is not None else told[0].loss_after
     return Tile("loss", figure(told[-1].loss_after), f"{figure(first)} at first")
 
 
-def _metric_tiles(record: RunRecord) -> list[Tile]:
+def _metric_tiles(history: RunHistory) -> list[Tile]:
     """The last value of each metric, held-out data first, and the best there was."""
-    names = dict.fromkeys(name for each in record.rounds for name in each.metrics)
+    names = dict.fromkeys(name for each in history.rounds for name in each.metrics)
     tiles = []
     for name in sorted(names, key=lambda name: "/" not in name)[:_MAX_METRIC_TILES]:
-        values = {each.number: each.metrics[name] for each in record.rounds if name in each.metrics}
+        values = {each.number: each.metrics[name] for each in history.rounds if name in each.metrics}
         last = max(values)
-        first = record.initial.get(name)
+        first = history.initial.get(name)
         more = f"{figure(first)} at first" if first is not None else f"after round {last}"
         tiles.append(Tile(clean(name), figure(values[last]), more))
     return tiles

@@ -8,8 +8,8 @@ from devicelab.devices.text import clean
 from devicelab.report.charts import Series, line_chart
 from devicelab.report.cohorts import missing, phones
 from devicelab.report.figures import duration, figure, plural, size
+from devicelab.report.history import RoundHistory, RunHistory
 from devicelab.report.page import Chart, Section, TableView, keys_of
-from devicelab.report.record import RoundRecord, RunRecord
 from devicelab.report.usage import health, phone_times, time_and_bytes
 
 __all__ = ["sections"]
@@ -17,18 +17,18 @@ __all__ = ["sections"]
 _MAX_CONFIG = 100_000  # characters
 
 
-def sections(record: RunRecord) -> list[Section]:
+def sections(history: RunHistory) -> list[Section]:
     """All sections that have something to tell, in their order."""
     made = [
-        _learning(record),
-        phones(record),
-        missing(record),
-        time_and_bytes(record),
-        phone_times(record),
-        health(record),
-        _rounds(record),
-        _facts(record),
-        Section("config", "The experiment", pre=_printable(record.config)) if record.config else None,
+        _learning(history),
+        phones(history),
+        missing(history),
+        time_and_bytes(history),
+        phone_times(history),
+        health(history),
+        _rounds(history),
+        _facts(history),
+        Section("config", "The experiment", pre=_printable(history.config)) if history.config else None,
     ]
     return [section for section in made if section is not None]
 
@@ -38,17 +38,17 @@ def _printable(text: str) -> str:
     return "".join(letter for letter in text[:_MAX_CONFIG] if letter == "\n" or letter.isprintable())
 
 
-def _learning(record: RunRecord) -> Section | None:
+def _learning(history: RunHistory) -> Section | None:
     charts = []
     loss = [
-        Series("before local training", "c7", {each.number: each.loss_before for each in record.rounds}),
-        Series("after local training", "c1", {each.number: each.loss_after for each in record.rounds}),
-        *_metric_series(record, "loss", held_out=True),
+        Series("before local training", "c7", {each.number: each.loss_before for each in history.rounds}),
+        Series("after local training", "c1", {each.number: each.loss_after for each in history.rounds}),
+        *_metric_series(history, "loss", held_out=True),
     ]
     told = [one for one in loss if any(value is not None for value in one.values.values())]
     if told:
         charts.append(_lines("Loss", told))
-    charts += [_lines(clean(name), _metric_series(record, name)) for name in _metric_names(record)]
+    charts += [_lines(clean(name), _metric_series(history, name)) for name in _metric_names(history)]
     if not charts:
         return None
     return Section("learning", "Learning", charts=charts)
@@ -63,15 +63,15 @@ def _bare(name: str) -> str:
     return name.split("/", 1)[1] if name.startswith(("eval/", "test/")) else name
 
 
-def _metric_names(record: RunRecord) -> list[str]:
+def _metric_names(history: RunHistory) -> list[str]:
     """In the order in which they turn up, without where they were measured; losses are in the loss chart."""
-    names = [*record.initial, *(name for each in record.rounds for name in each.metrics)]
+    names = [*history.initial, *(name for each in history.rounds for name in each.metrics)]
     found = dict.fromkeys(_bare(name) for name in names)
     held_out_loss = {"eval/loss", "test/loss"}.intersection(names)
     return [name for name in found if name != "loss" or not held_out_loss]
 
 
-def _metric_series(record: RunRecord, name: str, *, held_out: bool = False) -> list[Series]:
+def _metric_series(history: RunHistory, name: str, *, held_out: bool = False) -> list[Series]:
     sources = [
         ("", "training data", "c1"),
         ("eval/", "held out, on the phones", "c2"),
@@ -79,28 +79,28 @@ def _metric_series(record: RunRecord, name: str, *, held_out: bool = False) -> l
     ]
     series = []
     for prefix, what, style in sources[1:] if held_out else sources:
-        values = {each.number: each.metrics.get(prefix + name) for each in record.rounds}
-        if prefix + name in record.initial:
-            values[0] = record.initial[prefix + name]
+        values = {each.number: each.metrics.get(prefix + name) for each in history.rounds}
+        if prefix + name in history.initial:
+            values[0] = history.initial[prefix + name]
         if any(value is not None for value in values.values()):
             series.append(Series(what, style, values))
     return series
 
 
-def _rounds(record: RunRecord) -> Section | None:
-    if not record.rounds:
+def _rounds(history: RunHistory) -> Section | None:
+    if not history.rounds:
         return None
-    names = list(dict.fromkeys(name for each in record.rounds for name in each.metrics))
+    names = list(dict.fromkeys(name for each in history.rounds for name in each.metrics))
     headings = ["round", "state", "phones", "clients", "examples", "loss before", "loss after"]
     headings += [*map(clean, names), "time", "sent", "received", "missing"]
-    rows = [_round_row(each, names) for each in record.rounds]
+    rows = [_round_row(each, names) for each in history.rounds]
     table = TableView(
         headings, rows, frozenset(range(2, len(headings))), f"Table of {plural(len(rows), 'round')}"
     )
     return Section("rounds", "Every round", tables=[table])
 
 
-def _round_row(each: RoundRecord, metrics: Sequence[str]) -> list[str]:
+def _round_row(each: RoundHistory, metrics: Sequence[str]) -> list[str]:
     return [
         str(each.number),
         f"{each.state}: {clean(each.reason, 1000)}" if each.reason else each.state,
@@ -117,8 +117,10 @@ def _round_row(each: RoundRecord, metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def _facts(record: RunRecord) -> Section | None:
-    rows = [[clean(name), clean(value, 2000)] for name, value in record.facts.items()]
-    if not rows:
-        return None
+def _facts(history: RunHistory) -> Section:
+    rows = [["run", clean(history.run)], ["seed", str(history.seed)], ["plan", f"sha256 {history.plan_sha256}"]]
+    rows += [[f"plan/{clean(name)}", f"sha256 {digest}"] for name, digest in sorted(history.files.items())]
+    rows += [[clean(name), clean(version)] for name, version in sorted(history.versions.items())]
+    if history.checkpoint:
+        rows.append([clean(history.checkpoint), f"sha256 {history.checkpoint_sha256}"])
     return Section("facts", "What it takes to repeat this", tables=[TableView(["what", "value"], rows)])

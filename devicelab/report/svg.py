@@ -17,6 +17,7 @@ __all__ = ["Format", "Frame", "finite", "picture", "tell_columns", "ticks", "x_a
 Format = Callable[[float], str]
 """Writes a number for people."""
 
+_TINY = 1e-100  # what is nothing on any axis
 _TICK_WIDTH = 36.0  # that a number below the axis needs
 
 
@@ -30,8 +31,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
     Steps are 1, 2 or 5 times a power of ten (Heckbert, "Nice numbers for graph labels", Graphics Gems, 1990).
     """
-    if not high - low > abs(high) * 1e-9:  # one value, or as good as one: an axis around it
-        low, high = (low - abs(low) / 20, high + abs(high) / 20) if high else (0.0, 1.0)
+    scale = max(abs(low), abs(high))
+    if scale < _TINY:
+        low, high = 0.0, 1.0
+    elif not high - low > scale * 1e-9:  # one value, or as good as one: an axis around it
+        low, high = low - scale / 20, high + scale / 20
     rough = (high - low) / max(count - 1, 1)
     power = 10.0 ** floor(log10(rough))
     step = next((power * nice for nice in (1, 2, 5) if rough <= power * nice * 1.0001), power * 10)

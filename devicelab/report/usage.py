@@ -10,47 +10,57 @@ from markupsafe import Markup
 from devicelab.devices.text import clean
 from devicelab.report.charts import Series, ceiling, sparkline, stacked_bars
 from devicelab.report.figures import UNKNOWN, duration, natural, round_duration, round_size, size
+from devicelab.report.history import Part, Reading, RoundHistory, RunHistory
 from devicelab.report.page import Chart, Section, TableView, keys_of, name_of
-from devicelab.report.record import Part, Reading, RunRecord
 from devicelab.report.svg import finite
 
 __all__ = ["health", "phone_times", "time_and_bytes"]
 
 # Phases of a device's part in their order, each with its colour; what the ledger names beyond them comes after.
 _PHASES = {"push": "c6", "start": "c4", "train": "c1", "pull": "c3", "check": "c7", "commit": "c5"}
+_HOST_STYLES = ("c5", "c3", "c4", "c7")
 _STRIP = 130.0  # height of a phone's own bars
 _WARMEST_PLOTTED, _COOLEST_PLOTTED = 55.0, 15.0  # degrees Celsius at least shown
 _HOT = 45.0  # where phones should stop
 
 
-def time_and_bytes(record: RunRecord) -> Section | None:
+def time_and_bytes(history: RunHistory) -> Section | None:
     """What whole rounds took, in seconds and in bytes."""
-    xs = [each.number for each in record.rounds]
+    xs = [each.number for each in history.rounds]
     charts = []
-    ended = [each for each in record.rounds if each.seconds is not None]
+    ended = [each for each in history.rounds if each.seconds is not None]
     if ended:
-        aggregate = {each.number: each.aggregate_seconds or 0.0 for each in ended}
-        rest = {each.number: max((each.seconds or 0.0) - aggregate[each.number], 0.0) for each in ended}
-        layers = [Series("phones", "c1", rest), Series("aggregate", "c5", aggregate)]
+        layers = _round_layers(ended)
         picture = stacked_bars(xs, layers, label="Time of each round", show=duration, axis=round_duration)
         charts.append(Chart("Time of each round", picture, keys_of(layers)))
-    if any(each.bytes_sent or each.bytes_received for each in record.rounds):
+    if any(each.bytes_sent or each.bytes_received for each in history.rounds):
         layers = [
-            Series("sent to phones", "c6", {each.number: each.bytes_sent for each in record.rounds}),
-            Series("received", "c3", {each.number: each.bytes_received for each in record.rounds}),
+            Series("sent to phones", "c6", {each.number: each.bytes_sent for each in history.rounds}),
+            Series("received", "c3", {each.number: each.bytes_received for each in history.rounds}),
         ]
         picture = stacked_bars(xs, layers, label="Bytes over the cable", show=size, axis=round_size)
         charts.append(Chart("Bytes over the cable", picture, keys_of(layers)))
     return Section("time", "Time and bytes", charts=charts) if charts else None
 
 
-def phone_times(record: RunRecord) -> Section | None:
+def _round_layers(ended: Sequence[RoundHistory]) -> list[Series]:
+    """The host's own work on top of the rest, in which phones are at work."""
+    names = dict.fromkeys(name for each in ended for name in each.host_seconds)
+    rest = {each.number: (each.seconds or 0.0) - sum(each.host_seconds.values()) for each in ended}
+    layers = [Series("phones", "c1", rest)]
+    for index, name in enumerate(names):
+        style = _HOST_STYLES[index % len(_HOST_STYLES)]
+        layers.append(Series(clean(name), style, {each.number: each.host_seconds.get(name) for each in ended}))
+    return layers
+
+
+def phone_times(history: RunHistory) -> Section | None:
     """Each phone's bars, by phase."""
-    phases = _phases(part for each in record.rounds for part in each.parts)
-    by_device = _by_device(record)
+    phases = _phases(part for each in history.rounds for part in each.parts)
+    by_device = _by_device(history)
     if not by_device:
         return None
-    xs = [each.number for each in record.rounds]
+    xs = [each.number for each in history.rounds]
     top = ceiling([sum(part.seconds.values()) for parts in by_device.values() for _, part in parts])
     charts = []
     for device, parts in by_device.items():
@@ -75,26 +85,26 @@ def _phases(parts: Iterable[Part]) -> dict[str, str]:
     return known | dict.fromkeys((name for name in found if name not in _PHASES), "c7")
 
 
-def _by_device(record: RunRecord) -> dict[str, list[tuple[int, Part]]]:
+def _by_device(history: RunHistory) -> dict[str, list[tuple[int, Part]]]:
     """Parts that took time, with their rounds."""
     found: dict[str, list[tuple[int, Part]]] = defaultdict(list)
-    for each in record.rounds:
+    for each in history.rounds:
         for part in each.parts:
             if part.seconds:
                 found[part.device].append((each.number, part))
     return {device: found[device] for device in sorted(found, key=natural)}
 
 
-def health(record: RunRecord) -> Section | None:
+def health(history: RunHistory) -> Section | None:
     """Traces of each phone's temperature and charge."""
     traces: dict[str, list[Reading]] = defaultdict(list)
-    for reading in record.readings:
+    for reading in history.readings:
         traces[reading.device].append(reading)
     if not traces:
         return None
-    celsius = [value for one in record.readings if (value := finite(one.battery_celsius)) is not None]
+    celsius = [value for one in history.readings if (value := finite(one.battery_celsius)) is not None]
     heat = (min([_COOLEST_PLOTTED, *celsius]), max([_WARMEST_PLOTTED, *celsius]))
-    ends = (min(one.seconds for one in record.readings), max(one.seconds for one in record.readings))
+    ends = (min(one.seconds for one in history.readings), max(one.seconds for one in history.readings))
     rows = [_health_row(device, traces[device], ends, heat) for device in sorted(traces, key=natural)]
     table = TableView(
         ["phone", "battery temperature", "°C", "charge", "%", "worst thermal status"], rows, frozenset({2, 4})

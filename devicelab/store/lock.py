@@ -5,6 +5,7 @@ The kernel lets go of it when the process dies.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -18,7 +19,9 @@ from typing import Self
 
 from devicelab.errors import StoreError
 
-__all__ = ["WriterLock"]
+__all__ = ["WriterLock", "is_locked"]
+
+_TRIES, _PAUSE = 5, 0.02  # seconds; whoever asks is done in microseconds
 
 
 class WriterLock:
@@ -40,7 +43,7 @@ class WriterLock:
         except OSError as error:
             raise StoreError(f"cannot write to {path.parent}: {error.strerror}") from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(self._fd)
         except OSError as error:
             holder = _holder(self._fd)
             os.close(self._fd)
@@ -69,6 +72,32 @@ class WriterLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.close()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a lock; changes nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:  # a file system without locks has others
+        return isinstance(error, BlockingIOError)
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int) -> None:
+    """Lock, and be patient with those who only ask (:func:`is_locked`)."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_PAUSE)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _say_who(fd: int) -> None:

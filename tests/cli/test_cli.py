@@ -52,7 +52,7 @@ def taken_down(own_home: Path) -> Iterator[None]:
 class TestWithoutPhones:
     def test_help_names_the_commands(self) -> None:
         said = devicelab("--help").stdout
-        for command in ("discover", "virtual", "doctor"):
+        for command in ("discover", "virtual", "runs", "doctor"):
             assert command in said
 
     def test_version(self) -> None:

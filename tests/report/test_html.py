@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
+from devicelab.report.history import Missing, Reading, RunHistory
 from devicelab.report.html import run_page
-from devicelab.report.record import Missing, Reading, RunRecord
+from tests.report.histories import make_run
 from tests.report.pages import Page
-from tests.report.records import make_run
 
 
-def page(record: RunRecord) -> Page:
-    return Page(run_page(record, version="0.1.0"))
+def page(history: RunHistory) -> Page:
+    return Page(run_page(history, version="0.1.0"))
 
 
-def renamed(record: RunRecord, text: str) -> RunRecord:
+def renamed(history: RunHistory, text: str) -> RunHistory:
     """Every word that comes from elsewhere is followed by this one."""
     rounds = tuple(
         replace(
@@ -27,17 +27,18 @@ def renamed(record: RunRecord, text: str) -> RunRecord:
                 replace(one, device=one.device + text, reason=text, clients=(text,) * 7) for one in each.missing
             ),
         )
-        for each in record.rounds
+        for each in history.rounds
     )
     return replace(
-        record,
-        run=record.run + text,
+        history,
+        run=history.run + text,
         experiment=text,
         reason=text,
-        models={device + text: text for device in record.models},
+        models={device + text: text for device in history.models},
         rounds=rounds,
-        readings=tuple(replace(one, device=one.device + text) for one in record.readings),
-        facts={name + text: text for name in record.facts},
+        readings=tuple(replace(one, device=one.device + text) for one in history.readings),
+        files={name + text: digest for name, digest in history.files.items()},
+        versions={name + text: text for name in history.versions},
         config=text,
     )
 
@@ -85,13 +86,13 @@ def test_the_initial_model_is_round_zero() -> None:
 
 
 def test_who_was_missing_is_one_row_a_story() -> None:
-    record = make_run(9, 2)
+    history = make_run(9, 2)
     hot = Missing("192.168.178.20:5555", "excluded", "too hot")
     lost = Missing("emulator-5556", "failed", "gone", ("17", "18"))
     rounds = [
-        replace(each, missing=(hot, lost) if each.number in {2, 3, 4, 7} else (hot,)) for each in record.rounds
+        replace(each, missing=(hot, lost) if each.number in {2, 3, 4, 7} else (hot,)) for each in history.rounds
     ]
-    assert page(replace(record, rounds=tuple(rounds))).table("missing") == [
+    assert page(replace(history, rounds=tuple(rounds))).table("missing") == [
         ["phone", "clients", "rounds", "what", "why"],
         ["192.168.178.20:5555", "all", "1–9", "excluded", "too hot"],
         ["emulator-5556", "17, 18", "2–4, 7", "failed", "gone"],
@@ -99,12 +100,12 @@ def test_who_was_missing_is_one_row_a_story() -> None:
 
 
 def test_what_came_of_each_phone() -> None:
-    record = make_run(30, 4)
-    seen = page(record).section("phones")
-    missing = {(each.number, one.device, one.how) for each in record.rounds for one in each.missing}
+    history = make_run(30, 4)
+    seen = page(history).section("phones")
+    missing = {(each.number, one.device, one.how) for each in history.rounds for one in each.missing}
     told = {tuple(re.split(", |: ", each.text)[:3]) for each in seen.all("title")}
     assert told == {(f"round {number}", device, how) for number, device, how in missing}
-    done = sum(part.state == "done" for each in record.rounds for part in each.parts)
+    done = sum(part.state == "done" for each in history.rounds for part in each.parts)
     assert sum(path.attributes["d"].count("M") for path in seen.all("path", "c3")) == done
 
 
@@ -119,9 +120,9 @@ HOSTILE = (
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_words_from_elsewhere_never_become_markup(text: str) -> None:
-    record = make_run(6, 4)
-    assert page(renamed(record, text)).shape == page(renamed(record, "harmless")).shape
-    assert text in page(renamed(record, text)).section("facts").text
+    history = make_run(6, 4)
+    assert page(renamed(history, text)).shape == page(renamed(history, "harmless")).shape
+    assert text in page(renamed(history, text)).section("facts").text
 
 
 def test_controls_and_endless_names_do_no_harm() -> None:
@@ -132,49 +133,49 @@ def test_controls_and_endless_names_do_no_harm() -> None:
 
 
 def test_a_run_that_failed_says_why() -> None:
-    record = make_run(2, 4)
+    history = make_run(2, 4)
     last = replace(
-        record.rounds[1],
+        history.rounds[1],
         state="failed",
         reason="2 of 4 phones finished, the quorum is 3",
         seconds=None,
-        aggregate_seconds=None,
+        host_seconds={},
         loss_before=None,
         loss_after=None,
         metrics={},
     )
-    record = replace(record, state="failed", reason=last.reason, rounds=(record.rounds[0], last), wanted=9)
-    seen = page(record)
+    history = replace(history, state="failed", reason=last.reason, rounds=(history.rounds[0], last), wanted=9)
+    seen = page(history)
     assert seen.root.all("p", "reason")[0].text == last.reason
     assert seen.root.all("dd")[0].text == "1 of 9"
     assert seen.table("rounds")[2][1] == f"failed: {last.reason}"
 
 
 def test_a_run_without_a_round() -> None:
-    record = replace(make_run(1, 1), state="interrupted", rounds=(), readings=(), models={}, initial={})
-    seen = page(record)
+    history = replace(make_run(1, 1), state="stopped", rounds=(), readings=(), models={}, initial={})
+    seen = page(history)
     assert [section.attributes["id"] for section in seen.root.all("section")] == ["facts", "config"]
-    assert seen.root.all("span", "state")[0].text == "interrupted"
+    assert seen.root.all("span", "state")[0].text == "stopped"
 
 
 def test_a_round_in_which_nobody_answered() -> None:
-    record = make_run(1, 2)
+    history = make_run(1, 2)
     nobody = replace(
-        record.rounds[0],
+        history.rounds[0],
         parts=(),
-        missing=tuple(Missing(device, "failed", "gone") for device in record.models),
+        missing=tuple(Missing(device, "failed", "gone") for device in history.models),
         loss_before=float("nan"),
         loss_after=None,
         metrics={"accuracy": float("inf")},
     )
-    seen = page(replace(record, rounds=(nobody,), readings=(), initial={}))
+    seen = page(replace(history, rounds=(nobody,), readings=(), initial={}))
     assert [section.attributes["id"] for section in seen.root.all("section")] == [
         "learning", "phones", "missing", "time", "rounds", "facts", "config"
     ]  # fmt: skip
 
 
 def test_numbers_that_are_none_draw_nothing_odd() -> None:
-    record = make_run(3, 1)
+    history = make_run(3, 1)
     readings = (Reading("A", 1.0, None, None, None), Reading("A", 1.0, float("nan"), float("inf"), "strange"))
-    html = run_page(replace(record, readings=readings), version="0.1.0")
+    html = run_page(replace(history, readings=readings), version="0.1.0")
     assert not re.search(r'[ "(]-?(nan|inf)[ ")]', html)

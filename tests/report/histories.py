@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
-from devicelab.report.record import Missing, Part, Reading, RoundRecord, RunRecord
+from devicelab.report.history import Missing, Part, Reading, RoundHistory, RunHistory
 
 START = datetime(2026, 7, 22, 10, 35, 47, tzinfo=UTC)
 _ENDS = ("failed", "rejected", "late")
@@ -40,7 +40,7 @@ def make_part(number: int, device: str, chance: random.Random, speed: float, sta
     )
 
 
-def make_round(number: int, devices: list[str], chance: random.Random) -> RoundRecord:
+def make_round(number: int, devices: list[str], chance: random.Random) -> RoundHistory:
     parts, missing = [], []
     for index, device in enumerate(devices):
         dice = chance.random()
@@ -54,13 +54,13 @@ def make_round(number: int, devices: list[str], chance: random.Random) -> RoundR
     done = [part for part in parts if part.state == "done"]
     seconds = max((sum(part.seconds.values()) for part in parts), default=0.1) + 0.15
     accuracy = 0.95 - 0.8 / (number + 1)
-    return RoundRecord(
+    return RoundHistory(
         number=number,
         state="done",
         reason="",
         started=START + timedelta(seconds=3 * number),
         seconds=seconds,
-        aggregate_seconds=0.12,
+        host_seconds={"aggregate": 0.12},
         devices=len(done),
         clients=12 * len(done),
         examples=1200 * len(done),
@@ -72,6 +72,8 @@ def make_round(number: int, devices: list[str], chance: random.Random) -> RoundR
             "test/accuracy": accuracy - 0.02,
             "eval/ndcg@10": accuracy / 2,
         },
+        bytes_sent=sum(part.bytes_sent for part in parts),
+        bytes_received=sum(part.bytes_received for part in parts),
         parts=tuple(parts),
         missing=tuple(missing),
     )
@@ -90,12 +92,12 @@ def make_readings(devices: list[str], seconds: float, chance: random.Random) -> 
     return sorted(readings, key=lambda reading: reading.seconds)
 
 
-def make_run(rounds: int, phones: int, seed: int = 1) -> RunRecord:
+def make_run(rounds: int, phones: int, seed: int = 1) -> RunHistory:
     chance = random.Random(seed)
     devices = [f"emulator-{5554 + 2 * i}" if i % 3 else f"192.168.178.{20 + i}:5555" for i in range(phones)]
     each = [make_round(number, devices, chance) for number in range(1, rounds + 1)]
     seconds = 3.0 * (rounds + 1)
-    return RunRecord(
+    return RunHistory(
         run="20260722-103547-ab12cd",
         experiment="movielens",
         state="done",
@@ -107,12 +109,11 @@ def make_run(rounds: int, phones: int, seed: int = 1) -> RunRecord:
         initial={"eval/accuracy": 0.11, "test/accuracy": 0.1},
         rounds=tuple(each),
         readings=tuple(make_readings(devices, seconds, chance)),
-        facts={
-            "plan": "sha256 6f1ed002ab5595859014ebf0951522d9e1c2d0910bd5c8f8b1d2a4a3c8a1e7b2",
-            "seed": "20260722",
-            "devicelab": "0.1.0",
-            "onnxruntime": "1.31.1",
-            "python": "3.11.7 on Linux x86_64",
-        },
+        seed=20260722,
+        plan_sha256="6f1ed002ab5595859014ebf0951522d9e1c2d0910bd5c8f8b1d2a4a3c8a1e7b2",
+        files={"train.onnx": "6f1ed002ab5595859014ebf0951522d9e1c2d0910bd5c8f8b1d2a4a3c8a1e7b2"},
+        versions={"devicelab": "0.1.0", "onnxruntime": "1.31.1", "python": "3.11.7 on Linux x86_64"},
+        checkpoint=f"checkpoints/round-{rounds:04}.safetensors",
+        checkpoint_sha256="0" * 64,
         config="name: movielens\nplan: devicelab.plans.zoo:movielens\nround:\n  clients: 0.1\n  rounds: 20\n",
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["Missing", "Part", "Reading", "RoundRecord", "RunRecord"]
+from devicelab.report.figures import natural
+
+__all__ = ["Missing", "Part", "Reading", "RoundHistory", "RunHistory", "Story", "stories"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundRecord:
+class RoundHistory:
     """One round.
 
     Attributes:
@@ -62,14 +65,16 @@ class RoundRecord:
         state: ``done``, ``failed`` or ``open``.
         reason: Why it failed; else empty.
         started: When.
-        seconds: From its beginning to its checkpoint; None while open.
-        aggregate_seconds: Of those, for averaging and the checkpoint.
+        seconds: From its beginning to its end; None while open.
+        host_seconds: Of those, for the host's own work by its name: ``aggregate``, …
         devices: How many devices' updates were averaged.
         clients: How many clients' those were.
         examples: How many examples their shards hold.
         loss_before: Example-weighted mean over the clients; None if not measured.
         loss_after: The same after local training.
         metrics: By name; those of held-out data under ``eval/…``, of the host's test set under ``test/…``.
+        bytes_sent: To all devices.
+        bytes_received: From all devices.
         parts: What each device did.
         missing: Who was not part of it, and why.
     """
@@ -79,25 +84,17 @@ class RoundRecord:
     reason: str
     started: datetime
     seconds: float | None
-    aggregate_seconds: float | None
+    host_seconds: Mapping[str, float]
     devices: int
     clients: int
     examples: int
     loss_before: float | None
     loss_after: float | None
     metrics: Mapping[str, float]
+    bytes_sent: int
+    bytes_received: int
     parts: tuple[Part, ...]
     missing: tuple[Missing, ...]
-
-    @property
-    def bytes_sent(self) -> int:
-        """To all devices."""
-        return sum(part.bytes_sent for part in self.parts)
-
-    @property
-    def bytes_received(self) -> int:
-        """From all devices."""
-        return sum(part.bytes_received for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +117,27 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunHistory:
     """A run.
 
     Attributes:
         run: Its id.
         experiment: The experiment's name.
-        state: ``done``, ``failed``, ``interrupted`` or ``running``.
+        state: ``done``, ``failed``, ``running``, or ``stopped`` before its last round.
         reason: Why it is not done, where that is known.
-        started: When its first round began.
-        ended: When its last event was written.
-        wanted: How many rounds were asked for.
+        started: When it was made.
+        ended: When something happened to it last.
+        wanted: How many rounds it is to have.
         models: What each device is, by its serial.
         initial: Metrics of the initial model, if it was measured.
         rounds: By number.
         readings: By time.
-        facts: What is needed to repeat it: plan hash, seeds, versions.
+        seed: The experiment's.
+        plan_sha256: Of the training plan.
+        files: SHA-256 of the plan's files, by name.
+        versions: Of what had a part in it.
+        checkpoint: File of the newest global model in the run's directory; empty if there is none.
+        checkpoint_sha256: Of that file.
         config: The experiment as text.
     """
 
@@ -148,12 +150,46 @@ class RunRecord:
     wanted: int
     models: Mapping[str, str]
     initial: Mapping[str, float]
-    rounds: tuple[RoundRecord, ...]
+    rounds: tuple[RoundHistory, ...]
     readings: tuple[Reading, ...]
-    facts: Mapping[str, str]
+    seed: int
+    plan_sha256: str
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+    checkpoint: str
+    checkpoint_sha256: str
     config: str
 
     @property
     def seconds(self) -> float:
         """From its beginning to its last event."""
         return (self.ended - self.started).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The same thing missing in several rounds."""
+
+    missing: Missing
+    rounds: tuple[int, ...]
+
+    @property
+    def spans(self) -> str:
+        """The rounds in words: ``1–7, 9``."""
+        spans: list[list[int]] = []
+        for number in self.rounds:
+            if spans and number == spans[-1][1] + 1:
+                spans[-1][1] = number
+            else:
+                spans.append([number, number])
+        return ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in spans)
+
+
+def stories(rounds: Iterable[RoundHistory]) -> list[Story]:
+    """Who was missing and why, equal cases once: a phone that was too hot in twenty rounds is one story."""
+    cases: dict[Missing, set[int]] = defaultdict(set)
+    for each in rounds:
+        for one in each.missing:
+            cases[one].add(each.number)
+    told = [Story(one, tuple(sorted(numbers))) for one, numbers in cases.items()]
+    return sorted(told, key=lambda story: (natural(story.missing.device), story.rounds))

@@ -1,0 +1,262 @@
+"""Runs as people and scripts see them: the list, one run, and its report as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from devicelab.devices.text import clean
+from devicelab.errors import ConfigError
+from devicelab.files import write_atomically
+from devicelab.report.figures import UNKNOWN, duration, figure, plural, size
+from devicelab.report.history import RoundHistory, RunHistory, Story, stories
+from devicelab.report.html import run_page
+from devicelab.report.recall import recall, state_of, wanted_rounds
+from devicelab.report.svg import finite
+from devicelab.report.tables import plain_table
+from devicelab.store.lock import is_locked
+from devicelab.store.run import LEDGER, RunReader
+from devicelab.store.runs import RunSummary, find_run, list_runs, newest_run, runs_directory
+
+__all__ = [
+    "REPORT",
+    "history_of",
+    "read_runs",
+    "run_document",
+    "run_table",
+    "runs_document",
+    "runs_table",
+    "which_run",
+    "write_report",
+]
+
+REPORT = "report.html"
+"""A report's file in its run's directory."""
+
+_COLOURS = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow", "damaged": "red"}
+_MAX_METRICS = 3  # columns of a table on a terminal
+
+
+def which_run(state: Path, run: str | None) -> Path:
+    """The directory of the run that somebody means.
+
+    Args:
+        state: The state directory.
+        run: The beginning of its id, or its directory wherever that is; None: the newest.
+
+    Raises:
+        ConfigError: There is none, or several are meant.
+    """
+    if run is None:
+        newest = newest_run(state)
+        if newest is None:
+            raise ConfigError(
+                f"there is no run in {runs_directory(state)}", hint="`devicelab run-round EXPERIMENT` makes one"
+            )
+        return newest
+    path = Path(run).expanduser()
+    return path.absolute() if (path / LEDGER).is_file() else find_run(state, run)
+
+
+def history_of(directory: Path) -> RunHistory:
+    """All that happened in a run; nothing in its directory is changed.
+
+    Raises:
+        StoreError: It is no run's directory, or its ledger cannot be read.
+    """
+    running = is_locked(directory / "lock")
+    with RunReader(directory) as run:
+        return recall(run.ledger, running=running)
+
+
+def write_report(directory: Path, output: Path | None = None) -> Path:
+    """Write a run's report as one HTML file.
+
+    Args:
+        directory: The run's.
+        output: Where to; into the run's directory by default.
+
+    Returns:
+        The file, absolute.
+
+    Raises:
+        StoreError: The run cannot be read.
+        ConfigError: The file cannot be written.
+    """
+    page = run_page(history_of(directory), version=version("devicelab"))
+    path = (output or directory / REPORT).absolute()
+    try:
+        write_atomically(path, page.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the report to {path}: {error.strerror}", hint="--output FILE writes it elsewhere"
+        ) from error
+    return path
+
+
+def read_runs(state: Path) -> list[RunSummary]:
+    """All runs of a state directory, the newest first."""
+    return list_runs(state)[::-1]
+
+
+def runs_document(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """The JSON document of ``runs list --json``: every key always there, null where unknown."""
+    return {"runs": [_listed(each) for each in runs]}
+
+
+def _listed(summary: RunSummary) -> dict[str, Any]:
+    run, wanted = summary.run, _wanted(summary)
+    state, reason = _state(summary)
+    return {
+        "run": summary.id,
+        "experiment": run.name if run else None,
+        "state": state,
+        "reason": reason,
+        "rounds": summary.rounds,
+        "rounds_wanted": wanted,
+        "started": _iso(datetime.fromtimestamp(run.created, UTC)) if run else None,
+        "directory": str(summary.path),
+    }
+
+
+def _wanted(summary: RunSummary) -> int | None:
+    return wanted_rounds(summary.run.experiment) if summary.run else None
+
+
+def _state(summary: RunSummary) -> tuple[str, str]:
+    if summary.run is None:
+        return "damaged", summary.problem
+    begun = summary.last.number if summary.last else 0
+    running = is_locked(summary.path / "lock")
+    return state_of(summary.last, summary.rounds, _wanted(summary) or begun, running=running)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
+
+
+def runs_table(runs: Sequence[RunSummary]) -> RenderableType:
+    """The table of ``runs list``, and under it why runs are not done."""
+    if not runs:
+        return Text("There is no run yet: devicelab run-round EXPERIMENT makes one.")
+    rows: list[list[RenderableType]] = []
+    notes: list[Text] = []
+    for summary in runs:
+        run = summary.run
+        state, reason = _state(summary)
+        wanted = _wanted(summary)
+        started = f"{datetime.fromtimestamp(run.created, UTC).astimezone():%Y-%m-%d %H:%M}" if run else UNKNOWN
+        rows.append(
+            [
+                clean(summary.id),
+                clean(run.name) if run else UNKNOWN,
+                Text(state, style=_COLOURS[state]),
+                f"{summary.rounds} of {wanted}" if wanted else str(summary.rounds),
+                started,
+            ]
+        )
+        if reason:
+            notes.append(Text.assemble((f"{clean(summary.id)}: ", "bold"), clean(reason, 1000)))
+    headings = ("RUN", "EXPERIMENT", "STATE", "ROUNDS", "STARTED")
+    return Group(plain_table(headings, rows, keep={"RUN", "STATE", "ROUNDS", "STARTED"}), *notes)
+
+
+def run_document(history: RunHistory, directory: Path) -> dict[str, Any]:
+    """The JSON document of ``runs show --json``: of rounds it says all that ``run-round --json`` does."""
+    report = directory / REPORT
+    return {
+        "run": history.run,
+        "experiment": history.experiment,
+        "state": history.state,
+        "reason": history.reason,
+        "started": _iso(history.started),
+        "ended": _iso(history.ended),
+        "rounds_wanted": history.wanted,
+        "seed": history.seed,
+        "plan_sha256": history.plan_sha256,
+        "versions": dict(history.versions),
+        "initial_metrics": _finite(history.initial),
+        "rounds": [_round_document(each) for each in history.rounds],
+        "directory": str(directory),
+        "checkpoint": str(directory / history.checkpoint) if history.checkpoint else None,
+        "report": str(report) if report.is_file() else None,
+    }
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in metrics.items()}
+
+
+def _round_document(each: RoundHistory) -> dict[str, Any]:
+    return {
+        "round": each.number,
+        "state": each.state,
+        "reason": each.reason,
+        "devices": each.devices,
+        "clients": each.clients,
+        "examples": each.examples,
+        "loss_before": finite(each.loss_before),
+        "loss_after": finite(each.loss_after),
+        "metrics": _finite(each.metrics),
+        "seconds": None if each.seconds is None else round(each.seconds, 3),
+        "bytes_sent": each.bytes_sent,
+        "bytes_received": each.bytes_received,
+        "excluded": [
+            {"device": one.device, "reason": one.reason, "how": one.how, "clients": list(one.clients)}
+            for one in each.missing
+        ],
+    }
+
+
+def run_table(history: RunHistory) -> RenderableType:
+    """What ``runs show`` shows: one line a round, then who was missing and why."""
+    names = list(dict.fromkeys(name for each in history.rounds for name in each.metrics))
+    names = sorted(names, key=lambda name: "/" not in name)[:_MAX_METRICS]
+    headings = ["ROUND", "STATE", "PHONES", "CLIENTS", "LOSS", *(clean(name).upper() for name in names)]
+    headings += ["TIME", "SENT", "RECEIVED"]
+    table = plain_table(headings, [_round_row(each, names) for each in history.rounds], keep=headings)
+    done = sum(each.state == "done" for each in history.rounds)
+    summary = Text.assemble(
+        (clean(history.run), "bold"),
+        f" · {clean(history.experiment)} · ",
+        (history.state, _COLOURS[history.state]),
+        f" · {done} of {plural(history.wanted, 'round')} · {duration(history.seconds)}",
+    )
+    parts: list[RenderableType] = [summary]
+    if history.reason:
+        parts.append(Text(clean(history.reason, 1000), style=_COLOURS[history.state]))
+    if history.rounds:
+        parts += [Text(), table]
+    told = [_story(story) for story in stories(history.rounds)]
+    return Group(*parts, *([Text(), *told] if told else []))
+
+
+def _round_row(each: RoundHistory, metrics: Sequence[str]) -> list[RenderableType]:
+    loss = figure(each.loss_after)
+    if each.loss_before is not None:
+        loss = f"{figure(each.loss_before)} → {loss}"
+    colours = {"done": "green", "failed": "red"}
+    cells: list[str] = [str(each.devices), str(each.clients), loss]
+    cells += [figure(each.metrics.get(name)) for name in metrics]
+    cells += [duration(each.seconds), size(each.bytes_sent), size(each.bytes_received)]
+    return [
+        Text(str(each.number)),
+        Text(each.state, style=colours.get(each.state, "yellow")),
+        *map(Text, cells),
+    ]
+
+
+def _story(story: Story) -> Text:
+    missing = story.missing
+    rounds = f"round{'' if len(story.rounds) == 1 else 's'} {story.spans}"
+    clients = f", {plural(len(missing.clients), 'client')}" if missing.clients else ""
+    return Text.assemble(
+        (f"{clean(missing.device)}{clients}: ", "bold"),
+        f"{missing.how} in {rounds}: {clean(missing.reason, 1000)}",
+    )
