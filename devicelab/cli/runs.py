@@ -48,7 +48,8 @@ def show(run: _RunArgument = None, as_json: JsonOption = False, state_dir: State
     if as_json:
         print_json(run_document(history, directory))
     else:
-        console().print(run_table(history))
+        out = console()
+        out.print(run_table(history, width=out.width))
 
 
 @app.command("report")

@@ -40,7 +40,7 @@ REPORT = "report.html"
 """A report's file in its run's directory."""
 
 _COLOURS = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow", "damaged": "red"}
-_MAX_METRICS = 3  # columns of a table on a terminal
+_TABLE_WIDTH = 67  # of a run's table without metrics
 
 
 def which_run(state: Path, run: str | None) -> Path:
@@ -214,10 +214,14 @@ def _round_document(each: RoundHistory) -> dict[str, Any]:
     }
 
 
-def run_table(history: RunHistory) -> RenderableType:
-    """What ``runs show`` shows: one line a round, then who was missing and why."""
-    names = list(dict.fromkeys(name for each in history.rounds for name in each.metrics))
-    names = sorted(names, key=lambda name: "/" not in name)[:_MAX_METRICS]
+def run_table(history: RunHistory, *, width: int = 80) -> RenderableType:
+    """What ``runs show`` shows: one line a round, then who was missing and why.
+
+    Args:
+        history: The run.
+        width: Columns of the terminal: they decide how many metrics there is room for, one at least.
+    """
+    names = _fitting(history, width - _TABLE_WIDTH)
     headings = ["ROUND", "STATE", "PHONES", "CLIENTS", "LOSS", *(clean(name).upper() for name in names)]
     headings += ["TIME", "SENT", "RECEIVED"]
     table = plain_table(headings, [_round_row(each, names) for each in history.rounds], keep=headings)
@@ -237,12 +241,21 @@ def run_table(history: RunHistory) -> RenderableType:
     return Group(*parts, *([Text(), *told] if told else []))
 
 
+def _fitting(history: RunHistory, room: int) -> list[str]:
+    """The metrics that fit, those of held-out data first."""
+    names = dict.fromkeys(name for each in history.rounds for name in each.metrics)
+    chosen: list[str] = []
+    for name in sorted(names, key=lambda name: "/" not in name):
+        room -= max(len(clean(name)), 6) + 2
+        if room < 0 and chosen:
+            break
+        chosen.append(name)
+    return chosen
+
+
 def _round_row(each: RoundHistory, metrics: Sequence[str]) -> list[RenderableType]:
-    loss = figure(each.loss_after)
-    if each.loss_before is not None:
-        loss = f"{figure(each.loss_before)} → {loss}"
     colours = {"done": "green", "failed": "red"}
-    cells: list[str] = [str(each.devices), str(each.clients), loss]
+    cells = [str(each.devices), str(each.clients), figure(each.loss_after)]
     cells += [figure(each.metrics.get(name)) for name in metrics]
     cells += [duration(each.seconds), size(each.bytes_sent), size(each.bytes_received)]
     return [

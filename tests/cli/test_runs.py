@@ -92,19 +92,19 @@ def test_show_in_words(state: Path) -> None:
     said = devicelab("runs", "show").stdout
     lines = said.splitlines()
     assert lines[0].startswith(f"{directory.name} · digits · done · 3 of 3 rounds")
-    assert lines[2].split()[:7] == [
-        "ROUND",
-        "STATE",
-        "PHONES",
-        "CLIENTS",
-        "LOSS",
-        "EVAL/ACCURACY",
-        "TEST/ACCURACY",
-    ]
-    assert lines[3].split()[:9] == ["1", "done", "2", "4", "1.0000", "→", "0.8000", "0.8100", "0.6100"]
+    assert lines[2].split()[4:9] == ["LOSS", "EVAL/ACCURACY", "TEST/ACCURACY", "ACCURACY", "TIME"]
+    assert lines[3].split()[:8] == ["1", "done", "2", "4", "0.8000", "0.8100", "0.6100", "0.7100"]
     assert "hot: excluded in rounds 1–2: battery at 47.0 °C, the limit is 45 °C" in lines
     assert "liar: rejected in round 3: weight: 3 values are not finite" in lines
     assert "good, 1 client: excluded in round 3: shard is damaged" in lines
+
+
+def test_show_on_a_narrow_terminal_has_fewer_metrics_and_cuts_no_number(state: Path) -> None:
+    finish_run(state)
+    lines = devicelab("runs", "show", COLUMNS="80").stdout.splitlines()
+    assert "".join(lines[2].split()) == "ROUNDSTATEPHONESCLIENTSLOSSEVAL/ACCURACYTIMESENTRECEIVED"
+    assert not any("…" in line for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(state: Path) -> None:
