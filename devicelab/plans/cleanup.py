@@ -7,14 +7,14 @@ folds tables of zeros into the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
 
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value, broadcast
 
-__all__ = ["clean", "sparse_table_updates"]
+__all__ = ["alive_nodes", "clean", "sparse_table_updates"]
 
 _VIEWS: Final = frozenset(
     {
@@ -38,20 +38,26 @@ def clean(graph: Graph) -> None:
     _drop_unchanged(graph)
     _drop_ones(graph)
     _drop_expansions(graph)
+    _mask_before_unpooling(graph)
     _turn_products(graph)
     share_equal_nodes(graph)
     drop_dead_nodes(graph)
 
 
+def alive_nodes(nodes: Sequence[Node], outputs: Iterable[Value]) -> list[Node]:
+    """The nodes whose results reach one of the outputs, in order."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if any(output in wanted for output in node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
 def drop_dead_nodes(graph: Graph) -> None:
     """Remove nodes none of whose results reach an output."""
-    alive = set(graph.outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if any(output in alive for output in node.outputs):
-            alive.update(node.inputs)
-            kept.append(node)
-    graph.nodes = kept[::-1]
+    graph.nodes = alive_nodes(graph.nodes, graph.outputs)
 
 
 def share_equal_nodes(graph: Graph) -> None:
@@ -155,6 +161,34 @@ def _drop_expansions(graph: Graph) -> None:
             if broadcast([source.shape, *others]) == node.output.shape:
                 args[position] = source
         node.args = tuple(args)
+
+
+def _mask_before_unpooling(graph: Graph) -> None:
+    """ReLU, then max pooling: backwards, the mask may come first, where there are fewer numbers.
+
+    A window's winner is above the threshold if the window's maximum is.
+    """
+    readers = graph.readers()
+    outputs = set(graph.outputs)
+    mapping: dict[Value, Value] = {}
+    for node in list(graph.nodes):
+        if node.op != "aten.threshold_backward.default":
+            continue
+        wide, x, threshold = node.args[:3]
+        pool = wide.node
+        if pool is None or pool.op != "aten.max_pool2d_with_indices_backward.default" or pool.args[1] is not x:
+            continue
+        forward = pool.args[7].node
+        if not _only_reader(wide, readers, outputs) or forward is None or forward.args[0] is not x:
+            continue
+        narrow: Value = pool.args[0]
+        made = Node(node.op, (narrow, forward.output, threshold), {}, [], node.where)
+        masked = Value(f"{node.output.name}_narrow", narrow.shape, narrow.dtype, made)
+        made.outputs = [masked]
+        pool.args = (masked, *pool.args[1:])
+        graph.nodes.insert(graph.nodes.index(pool), made)
+        mapping[node.output] = wide
+    graph.replace(mapping)
 
 
 _PERMUTES: Final = frozenset({"aten.permute.default", "aten.permute_copy.default"})

@@ -15,7 +15,7 @@ from torch import nn
 from devicelab.files import write_atomically
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, check_evaluation, check_training
-from devicelab.plans.cleanup import clean, sparse_table_updates
+from devicelab.plans.cleanup import alive_nodes, clean, sparse_table_updates
 from devicelab.plans.engine import Engine
 from devicelab.plans.graph import Graph
 from devicelab.plans.optimizers import SGD
@@ -117,15 +117,11 @@ def _drop_idle_outputs(graph: Graph, step: Step) -> list[str]:
         for value, name in zip(graph.outputs, step.names, strict=True)
         if by_name.get(name.removeprefix("new/")) is not value
     ]
-    counted = f"new/{STEP_COUNT}"
-    if any(name == counted for _, name in kept):
-        graph.outputs = [value for value, name in kept if name != counted]
-        nodes = list(graph.nodes)
-        clean(graph)
-        count = by_name[STEP_COUNT]
-        if not any(count in node.inputs for node in graph.nodes):
-            return [name for _, name in kept if name != counted]
-        graph.nodes = nodes
+    uncounted = [(value, name) for value, name in kept if name != f"new/{STEP_COUNT}"]
+    alive = alive_nodes(graph.nodes, [value for value, _ in uncounted])
+    count = by_name.get(STEP_COUNT)
+    if count is not None and not any(count in node.inputs for node in alive):
+        kept = uncounted
     graph.outputs = [value for value, _ in kept]
     return [name for _, name in kept]
 

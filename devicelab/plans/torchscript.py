@@ -51,10 +51,13 @@ def torchscript_step(graph: Graph, signature: Signature) -> torch.jit.ScriptModu
     Raises:
         PlanError: TorchScript does not take the graph.
     """
-    # A class of its own: TorchScript keeps one compiled type a class, and every plan is another.
-    module: torch.jit.ScriptModule = type("PlanStep", (torch.jit.ScriptModule,), {})()
-    for name, (_, tensor) in graph.constants.items():
-        module.register_buffer(_identifier(name), tensor.clone())
+    class PlanStep(torch.jit.ScriptModule):  # made anew each time: TorchScript compiles a class once
+        def __init__(self) -> None:
+            super().__init__()
+            for name, (_, tensor) in graph.constants.items():
+                self.register_buffer(_identifier(name), tensor.clone())
+
+    module = PlanStep()
     source = _source(graph)
     try:
         with quiet_about_deprecation():

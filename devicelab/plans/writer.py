@@ -63,6 +63,10 @@ class Call:
     def __getitem__(self, name: str) -> Arg:
         return self._arguments[name]
 
+    def get(self, name: str) -> Arg:
+        """An argument, None if the operator has none of that name."""
+        return self._arguments.get(name)
+
     def value(self, name: str) -> Value:
         """An argument that must be a tensor."""
         value = self._arguments[name]
@@ -108,7 +112,8 @@ class Writer:
             ((v, d) for v in graph.inputs for d, s in enumerate(v.shape) if s == BatchTerm(1, 1)), None
         )
         self._count = 0
-        self._read = {value for node in graph.nodes for value in node.inputs} | set(graph.outputs)
+        self._readers = graph.readers()
+        self._outputs = set(graph.outputs)
         for value, tensor in graph.constants.values():
             self._names[value] = self.constant(tensor.numpy())
 
@@ -132,9 +137,13 @@ class Writer:
         """The ONNX name of a value that has been written."""
         return self._names[value]
 
-    def is_read(self, value: Value) -> bool:
-        """Whether any node or output needs it."""
-        return value in self._read
+    def readers(self, value: Value) -> list[Node]:
+        """The nodes that read a value."""
+        return self._readers.get(value, [])
+
+    def is_output(self, value: Value) -> bool:
+        """Whether it is a result of the whole graph."""
+        return value in self._outputs
 
     def bind(self, node: Node, names: str | Sequence[str]) -> None:
         """Say which ONNX names are a node's outputs."""

@@ -9,32 +9,28 @@ from typing import Any, Final
 import torch
 from torch._decomp import core_aten_decompositions, get_decompositions
 
-from devicelab.plans.decompositions.activation import (
-    hardtanh_backward,
-    leaky_relu_backward,
-    threshold_backward,
-)
+from devicelab.plans.decompositions.activation import hardtanh_backward, leaky_relu_backward
 from devicelab.plans.decompositions.convolution import convolution_backward
 from devicelab.plans.decompositions.embedding import embedding_dense_backward
-from devicelab.plans.decompositions.normalization import (
-    batch_norm,
-    batch_norm_backward,
-    batch_norm_no_stats,
-    batch_norm_no_training,
-)
-from devicelab.plans.decompositions.pooling import avg_pool2d_backward, max_pool2d_backward
+from devicelab.plans.decompositions.normalization import batch_norm, batch_norm_backward
+from devicelab.plans.decompositions.pooling import avg_pool2d_backward
 
 __all__ = ["decomposition_table"]
 
 aten = torch.ops.aten
 Table = dict[Any, Callable[..., Any]]
 
-# PyTorch would take these apart, but ONNX has them whole.
+# PyTorch would take these apart, but ONNX has them whole, or it matters how they are taken apart.
 _KEPT: Final = (
     aten.addmm.default,
     aten._log_softmax.default,
     aten._softmax.default,
     aten.native_layer_norm.default,
+    aten._native_batch_norm_legit.no_stats,
+    aten._native_batch_norm_legit_functional.default,
+    aten._native_batch_norm_legit_no_training.default,
+    aten.max_pool2d_with_indices_backward.default,
+    aten.threshold_backward.default,
     aten.relu.default,
     aten.hardtanh.default,
     aten.leaky_relu.default,
@@ -47,18 +43,14 @@ _KEPT: Final = (
 
 
 _OURS: Final[Table] = {
-    aten.threshold_backward.default: threshold_backward,
     aten.hardtanh_backward.default: hardtanh_backward,
     aten.leaky_relu_backward.default: leaky_relu_backward,
     aten.convolution_backward.default: convolution_backward,
     aten.embedding_dense_backward.default: embedding_dense_backward,
     aten._native_batch_norm_legit.default: batch_norm,
-    aten._native_batch_norm_legit.no_stats: batch_norm_no_stats,
-    aten._native_batch_norm_legit_no_training.default: batch_norm_no_training,
     aten.native_batch_norm.default: batch_norm,
     aten.native_batch_norm_backward.default: batch_norm_backward,
     aten.avg_pool2d_backward.default: avg_pool2d_backward,
-    aten.max_pool2d_with_indices_backward.default: max_pool2d_backward,
 }
 
 

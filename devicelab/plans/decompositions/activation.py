@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["hardtanh_backward", "leaky_relu_backward", "threshold_backward"]
-
-
-def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """Gradient of ReLU and of nn.Threshold: through where x is above the threshold."""
-    return grad * (x > threshold).to(grad.dtype)
+__all__ = ["hardtanh_backward", "leaky_relu_backward"]
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, min_val: float, max_val: float) -> Tensor:

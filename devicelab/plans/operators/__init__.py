@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from devicelab.plans.operators import creating, elementwise, indexing, linear, reducing, shaping, windows
+from devicelab.plans.operators import (
+    creating,
+    elementwise,
+    indexing,
+    linear,
+    normalizing,
+    reducing,
+    shaping,
+    windows,
+)
 from devicelab.plans.writer import Translator
 
 __all__ = ["TRANSLATORS"]
@@ -12,6 +21,7 @@ TRANSLATORS: dict[str, Translator] = {
     **elementwise.TRANSLATORS,
     **indexing.TRANSLATORS,
     **linear.TRANSLATORS,
+    **normalizing.TRANSLATORS,
     **reducing.TRANSLATORS,
     **shaping.TRANSLATORS,
     **windows.TRANSLATORS,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from devicelab.plans.graph import Arg, Value
 from devicelab.plans.writer import Call, Translator, Writer
 
@@ -72,21 +70,6 @@ def _dot(w: Writer, c: Call) -> str:
     return w.one("MatMul", w.name(c.value("self")), w.name(c.value("tensor")))
 
 
-def _layer_norm(w: Writer, c: Call) -> list[str]:
-    """ONNX's LayerNormalization also yields the mean and 1/std that the backward pass wants."""
-    source = c.value("input")
-    shape = c.integers("normalized_shape")
-    scale = w.name(c["weight"]) if c["weight"] is not None else w.constant(torch.ones(shape).numpy())
-    bias = [w.name(c["bias"])] if c["bias"] is not None else []
-    return w.emit(
-        "LayerNormalization",
-        [w.name(source), scale, *bias],
-        outputs=3,
-        axis=-len(shape),
-        epsilon=float(c.number("eps")),
-    )
-
-
 TRANSLATORS: dict[str, Translator] = {
     "aten.mm.default": _mm,
     "aten.addmm.default": _addmm,
@@ -94,5 +77,4 @@ TRANSLATORS: dict[str, Translator] = {
     "aten.baddbmm.default": _baddbmm,
     "aten.mv.default": _mv,
     "aten.dot.default": _dot,
-    "aten.native_layer_norm.default": _layer_norm,
 }
