@@ -1,4 +1,4 @@
-"""Tidying a traced graph. Every rewrite keeps each result's bits, except the table update, which says so.
+"""Tidying a traced graph. Every rewrite keeps each result's bits, except the two of updates, which say so.
 
 General-purpose ONNX optimizers are not used: one takes ``x + 1e-8`` for ``x``, which turns Adam into NaN, and
 folds tables of zeros into the file.
@@ -14,7 +14,7 @@ import torch
 
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value, broadcast
 
-__all__ = ["alive_nodes", "clean", "sparse_table_updates"]
+__all__ = ["alive_nodes", "clean", "products_into_parameters", "sparse_table_updates"]
 
 _VIEWS: Final = frozenset(
     {
@@ -36,6 +36,7 @@ def clean(graph: Graph) -> None:
     """All rewrites that keep every bit, in an order in which they help each other."""
     _name_plain_strides(graph)
     _drop_unchanged(graph)
+    _drop_sums_of_one(graph)
     _drop_ones(graph)
     _drop_expansions(graph)
     _mask_before_unpooling(graph)
@@ -111,6 +112,17 @@ def _drop_unchanged(graph: Graph) -> None:
         if same and still and not (node.op.startswith("aten.slice") and node.args[4:5] not in ((), (1,))):
             mapping[node.output] = source
     graph.replace(mapping)
+
+
+def _drop_sums_of_one(graph: Graph) -> None:
+    """A sum over dimensions of size 1 only changes the shape; recurrent layers are full of them."""
+    for node in graph.nodes:
+        if node.op != "aten.sum.dim_IntList" or not node.args[1]:
+            continue
+        source = node.args[0]
+        alone = all(source.shape[d % source.rank] == 1 for d in node.args[1])
+        if alone and source.dtype == node.output.dtype:
+            node.op, node.args, node.kwargs = "aten.view.default", (source, list(node.output.shape)), {}
 
 
 def filled_with(value: Arg) -> Arg:
@@ -257,6 +269,73 @@ def sparse_table_updates(graph: Graph) -> int:
     return count
 
 
+def products_into_parameters(graph: Graph) -> None:
+    """Turn ``P - lr·(A·B)`` into ``P + (-lr·A)·B``, which an engine computes without writing the gradient out.
+
+    The rate goes to the smaller factor, so results may differ in their last bits.
+    """
+    readers = graph.readers()
+    outputs = set(graph.outputs)
+    for node in list(graph.nodes):
+        if node.op != "aten.sub.Tensor" or node.kwargs.get("alpha", 1) != 1:
+            continue
+        parameter, scaled = node.args[:2]
+        factors = _product(scaled, readers, outputs)
+        if factors is None or not isinstance(parameter, Value) or parameter.node is not None:
+            continue
+        rate, gradient = factors
+        product = gradient.node
+        if product is None or product.op != "aten.mm.default" or not _only_reader(gradient, readers, outputs):
+            continue
+        if gradient.shape != parameter.shape:
+            continue
+        left, right = product.args[:2]
+        new = _Additions(node)
+        negative = new.add("aten.neg.default", (rate,), (), rate.dtype)
+        if _at(left.shape, 32) <= _at(right.shape, 32):
+            left = _times(left, negative, new)
+        else:
+            right = _times(right, negative, new)
+        result = new.add("aten.addmm.default", (parameter, left, right), parameter.shape, parameter.dtype)
+        new.put_before(graph, node)
+        graph.replace({node.output: result})
+    drop_dead_nodes(graph)
+
+
+class _Additions:
+    """New nodes that take another's place.
+
+    Args:
+        node: The other; names and places are taken from it.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._nodes: list[Node] = []
+
+    def add(self, op: str, args: tuple[Arg, ...], shape: tuple[Size, ...], dtype: torch.dtype) -> Value:
+        """A node with one output."""
+        made = Node(op, args, {}, [], self._node.where)
+        value = Value(f"{self._node.output.name}_new{len(self._nodes)}", shape, dtype, made)
+        made.outputs = [value]
+        self._nodes.append(made)
+        return value
+
+    def put_before(self, graph: Graph, node: Node) -> None:
+        """Into the graph with them."""
+        position = graph.nodes.index(node)
+        graph.nodes[position:position] = self._nodes
+
+
+def _times(matrix: Value, number: Value, new: _Additions) -> Value:
+    """A matrix times a scalar; a transposed one is multiplied before it is transposed."""
+    maker = matrix.node
+    if maker is not None and maker.op in _PERMUTES:
+        source = _times(maker.args[0], number, new)
+        return new.add(maker.op, (source, *maker.args[1:]), matrix.shape, matrix.dtype)
+    return new.add("aten.mul.Tensor", (matrix, number), matrix.shape, matrix.dtype)
+
+
 def _only_reader(value: Value, readers: dict[Value, list[Node]], outputs: set[Value]) -> bool:
     return len(readers.get(value, [])) == 1 and value not in outputs
 
@@ -287,15 +366,7 @@ def _puts(value: Value, readers: dict[Value, list[Node]], outputs: set[Value]) -
 
 
 def _scatter_into(graph: Graph, node: Node, table: Value, rate: Value, puts: list[Node]) -> None:
-    new: list[Node] = []
-
-    def add(op: str, args: tuple[Arg, ...], shape: tuple[Size, ...], dtype: torch.dtype) -> Value:
-        made = Node(op, args, {}, [], node.where)
-        value = Value(f"{node.output.name}_put{len(new)}", shape, dtype, made)
-        made.outputs = [value]
-        new.append(made)
-        return value
-
+    new = _Additions(node)
     indices = [put.args[1][0] for put in puts]
     rows = [put.args[2] for put in puts]
     index, row = indices[0], rows[0]
@@ -304,13 +375,12 @@ def _scatter_into(graph: Graph, node: Node, table: Value, rate: Value, puts: lis
         total = _total(lengths)
         if total is None:
             return
-        index = add("aten.cat.default", (indices, 0), (total,), index.dtype)
-        row = add("aten.cat.default", (rows, 0), (total, *row.shape[1:]), row.dtype)
-    negative = add("aten.neg.default", (rate,), (), rate.dtype)
-    step = add("aten.mul.Tensor", (row, negative), row.shape, row.dtype)
-    result = add("aten.index_put.default", (table, [index], step, True), table.shape, table.dtype)
-    position = graph.nodes.index(node)
-    graph.nodes[position:position] = new
+        index = new.add("aten.cat.default", (indices, 0), (total,), index.dtype)
+        row = new.add("aten.cat.default", (rows, 0), (total, *row.shape[1:]), row.dtype)
+    negative = new.add("aten.neg.default", (rate,), (), rate.dtype)
+    step = new.add("aten.mul.Tensor", (row, negative), row.shape, row.dtype)
+    result = new.add("aten.index_put.default", (table, [index], step, True), table.shape, table.dtype)
+    new.put_before(graph, node)
     graph.replace({node.output: result})
 
 

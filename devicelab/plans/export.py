@@ -15,7 +15,7 @@ from torch import nn
 from devicelab.files import write_atomically
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, check_evaluation, check_training
-from devicelab.plans.cleanup import alive_nodes, clean, sparse_table_updates
+from devicelab.plans.cleanup import alive_nodes, clean, products_into_parameters, sparse_table_updates
 from devicelab.plans.engine import Engine
 from devicelab.plans.graph import Graph
 from devicelab.plans.optimizers import SGD
@@ -103,6 +103,7 @@ def trace_plan(plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | N
     if kind == "train" and isinstance(plan.optimizer, SGD):
         sparse_table_updates(graph)
         clean(graph)
+        products_into_parameters(graph)
     used = _drop_idle_inputs(graph, step, outputs)
     signature = step.signature(outputs, used, set())
     return TracedPlan(step, graph, signature)

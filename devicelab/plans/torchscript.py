@@ -51,6 +51,7 @@ def torchscript_step(graph: Graph, signature: Signature) -> torch.jit.ScriptModu
     Raises:
         PlanError: TorchScript does not take the graph.
     """
+
     class PlanStep(torch.jit.ScriptModule):  # made anew each time: TorchScript compiles a class once
         def __init__(self) -> None:
             super().__init__()

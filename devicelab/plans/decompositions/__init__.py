@@ -9,10 +9,17 @@ from typing import Any, Final
 import torch
 from torch._decomp import core_aten_decompositions, get_decompositions
 
-from devicelab.plans.decompositions.activation import hardtanh_backward, leaky_relu_backward
+from devicelab.plans.decompositions.activation import (
+    gelu,
+    gelu_backward,
+    hardtanh_backward,
+    leaky_relu_backward,
+    safe_softmax,
+)
 from devicelab.plans.decompositions.convolution import convolution_backward
 from devicelab.plans.decompositions.embedding import embedding_dense_backward
-from devicelab.plans.decompositions.normalization import batch_norm, batch_norm_backward
+from devicelab.plans.decompositions.indexing import select_backward
+from devicelab.plans.decompositions.normalization import batch_norm, batch_norm_backward, layer_norm_backward
 from devicelab.plans.decompositions.pooling import avg_pool2d_backward
 
 __all__ = ["decomposition_table"]
@@ -35,7 +42,6 @@ _KEPT: Final = (
     aten.hardtanh.default,
     aten.leaky_relu.default,
     aten.elu.default,
-    aten.gelu.default,
     aten.masked_fill.Scalar,
     aten.stack.default,
     aten.upsample_nearest2d.default,
@@ -45,6 +51,11 @@ _KEPT: Final = (
 _OURS: Final[Table] = {
     aten.hardtanh_backward.default: hardtanh_backward,
     aten.leaky_relu_backward.default: leaky_relu_backward,
+    aten.gelu.default: gelu,
+    aten.gelu_backward.default: gelu_backward,
+    aten._safe_softmax.default: safe_softmax,
+    aten.select_backward.default: select_backward,
+    aten.native_layer_norm_backward.default: layer_norm_backward,
     aten.convolution_backward.default: convolution_backward,
     aten.embedding_dense_backward.default: embedding_dense_backward,
     aten._native_batch_norm_legit.default: batch_norm,

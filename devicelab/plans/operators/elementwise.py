@@ -217,19 +217,6 @@ def _trunc(w: Writer, x: str, _: torch.dtype) -> str:
     return w.one("Mul", w.one("Sign", x), w.one("Floor", w.one("Abs", x)))
 
 
-def _gelu(w: Writer, c: Call) -> str:
-    """x·Φ(x) (Hendrycks & Gimpel 2016), exact or by tanh."""
-    x, dtype = w.name(c.value("self")), c.output.dtype
-    half, one = w.scalar(0.5, dtype), w.scalar(1.0, dtype)
-    if c["approximate"] == "tanh":
-        cube = w.one("Mul", w.one("Mul", x, x), x)
-        inner = w.one("Add", x, w.one("Mul", w.scalar(0.044715, dtype), cube))
-        curve = w.one("Tanh", w.one("Mul", w.scalar(math.sqrt(2 / math.pi), dtype), inner))
-    else:
-        curve = w.one("Erf", w.one("Mul", x, w.scalar(math.sqrt(0.5), dtype)))
-    return w.one("Mul", w.one("Mul", x, half), w.one("Add", curve, one))
-
-
 def _clamp(w: Writer, c: Call) -> str:
     dtype = c.output.dtype
     name = w.operand(c.value("self"), dtype)
@@ -351,7 +338,6 @@ TRANSLATORS: dict[str, Translator] = {
     "aten.trunc.default": _composed(_trunc),
     "aten.sign.default": _sign,
     "aten.atan2.default": _atan2,
-    "aten.gelu.default": _gelu,
     "aten.clamp.default": _clamp,
     "aten.clamp.Tensor": _clamp,
     "aten.hardtanh.default": _hardtanh,
