@@ -117,7 +117,7 @@ def check_training(
         feeds = _feeds(step, signature, batch, carried, seed)
         got = runner(feeds)
         truth = eager.step(batch, seed=seed)
-        limits = _exact_step(exact=exact, eager=eager, batch=batch, truth=truth, before=carried, seed=seed)
+        limits = _exact_step(exact=exact, batch=batch, truth=truth, before=carried, seed=seed)
         if step.plan.optimizer.normalizes:
             limits |= {n: v * _NORMALIZED_FACTOR for n, v in limits.items() if n.startswith("new/param/")}
         verdict = compare(got, truth, before, limits, examples=examples, engine=engine, signature=signature)
@@ -163,7 +163,6 @@ def _exact_trainer(step: Step) -> EagerTrainer | None:
 def _exact_step(
     *,
     exact: EagerTrainer | None,
-    eager: EagerTrainer,
     batch: dict[str, Tensor],
     truth: Arrays,
     before: Arrays,
@@ -172,28 +171,13 @@ def _exact_step(
     """How far eager single precision is from double precision, by output name."""
     if exact is None:
         return {}
-    _load(exact, eager, before)
+    exact.load(before)
     result = exact.step(batch, seed=seed)
     limits = {}
     for name, value in result.items():
         if value.size and np.issubdtype(value.dtype, np.floating):
             limits[name] = float(np.max(np.abs(value.astype(np.float64) - truth[name])))
     return limits
-
-
-def _load(exact: EagerTrainer, eager: EagerTrainer, before: Arrays) -> None:
-    """Put a single-precision trainer's values from before its step into a double-precision one."""
-    with torch.no_grad():
-        for name, p in exact.model.named_parameters():
-            p.copy_(torch.from_numpy(before[f"param/{name}"]))
-        for name, b in exact.model.named_buffers():
-            b.copy_(torch.from_numpy(before[f"buffer/{name}"]))
-        exact.steps = eager.steps - 1
-        for name, p in exact._named.items():
-            state = exact.optimizer.state.get(p, {})
-            for slot in exact.plan.optimizer.slots:
-                if slot in state:
-                    state[slot].copy_(torch.from_numpy(before[f"state/{slot}/{name}"]))
 
 
 def check_evaluation(

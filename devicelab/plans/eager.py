@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,40 @@ class EagerTrainer:
         self.optimizer = self.plan.optimizer.reference(self._named.values())
         self._anchors = {name: p.detach().clone() for name, p in self._named.items()}
         self.steps = 0
+
+    def load(self, values: Mapping[str, np.ndarray[Any, Any]], *, anchor: bool = False) -> None:
+        """Put values in place of parameters, buffers and optimizer state.
+
+        Args:
+            values: By the names of a plan's inputs, as :meth:`carried` has them; what is missing stays.
+            anchor: Whether the parameters are global ones, which FedProx's term pulls towards.
+        """
+        targets: dict[str, Tensor] = {f"param/{name}": p for name, p in self.model.named_parameters()}
+        targets |= {f"buffer/{name}": b for name, b in self.model.named_buffers()}
+        self.steps = int(values.get(STEP_COUNT, self.steps))
+        with torch.no_grad():
+            for name, target in targets.items():
+                if name in values:
+                    target.copy_(torch.from_numpy(np.array(values[name])))
+        for name, p in self._named.items():
+            slots = {slot: values.get(f"state/{slot}/{name}") for slot in self.plan.optimizer.slots}
+            state = self.optimizer.state[p]
+            state |= {slot: torch.tensor(v).to(self.dtype) for slot, v in slots.items() if v is not None}
+            if state:
+                state["step"] = torch.tensor(float(self.steps))
+        if anchor:
+            self._anchors = {name: p.detach().clone() for name, p in self._named.items()}
+
+    def set_hyper(self, hyper: Mapping[str, float]) -> None:
+        """Use other numbers than the plan's defaults, by hyper label (``lr``, ``mu``, ``clip_norm``, …)."""
+        self.plan = copy.copy(self.plan)
+        attributes = {"mu": "proximal", "clip_norm": "clip_norm", "example_clip_norm": "example_clip_norm"}
+        for name, value in hyper.items():
+            if name == "lr":
+                for group in self.optimizer.param_groups:
+                    group["lr"] = value
+            else:
+                setattr(self.plan, attributes[name], value)
 
     def step(self, batch: dict[str, Tensor], *, seed: int = 0) -> Arrays:
         """One step; what a plan's graph would put out, by output name."""

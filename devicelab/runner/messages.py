@@ -9,6 +9,7 @@ from typing import Final
 __all__ = [
     "LINE_LIMIT",
     "ClientResult",
+    "CommitResult",
     "EvaluateResult",
     "Failure",
     "Hello",
@@ -180,6 +181,19 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitResult:
+    """The end of a commit.
+
+    Attributes:
+        job: Its id.
+        committed: How many clients' values took their place just now.
+    """
+
+    job: str
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A job that failed.
 
@@ -195,7 +209,7 @@ class Failure:
 
 
 Result = TrainResult | EvaluateResult | RunResult
-Message = Hello | Progress | Result | Failure
+Message = Hello | Progress | Result | CommitResult | Failure
 
 
 class LineBuffer:

@@ -15,6 +15,7 @@ from devicelab.devices.text import clean
 from devicelab.runner.messages import (
     LINE_LIMIT,
     ClientResult,
+    CommitResult,
     EvaluateResult,
     Failure,
     Hello,
@@ -147,8 +148,11 @@ def _progress(fields: _Fields) -> Progress:
     return Progress(ms, fields.word("client"), loss=fields.optional("loss"), **counts)
 
 
-def _done(fields: _Fields) -> Result:
-    job, peak, parts = fields.word("job"), fields.whole("peak_rss_kb"), fields.within("ms")
+def _done(fields: _Fields) -> Result | CommitResult:
+    job, peak = fields.word("job"), fields.whole("peak_rss_kb")
+    if fields.has("committed"):
+        return CommitResult(job, fields.whole("committed"))
+    parts = fields.within("ms")
     ms = {name: parts.whole(name) for name in parts.names(_MAX_METRICS)}
     if fields.has("outputs"):
         return RunResult(job, peak, ms, _output_file(fields.within("outputs"), "outputs.safetensors"))

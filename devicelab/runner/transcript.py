@@ -11,6 +11,7 @@ from devicelab.errors import RunnerError, describe_exit
 from devicelab.runner.job import PROTOCOL, Job
 from devicelab.runner.messages import (
     ClientResult,
+    CommitResult,
     EvaluateResult,
     Failure,
     Hello,
@@ -56,7 +57,7 @@ class Transcript:
         self._listener = listener
         self._lines = LineBuffer()
         self.hello: Hello | None = None
-        self.last: Result | Failure | None = None
+        self.last: Result | CommitResult | Failure | None = None
 
     def feed(self, data: bytes) -> bool:
         """Take more output.
@@ -97,7 +98,7 @@ class Transcript:
             raise self._death(code, said)
         if self._job is None:
             return None
-        if self.last is None or not isinstance(self.last, _KINDS[self._job.verb]):
+        if isinstance(self.last, CommitResult | None) or not isinstance(self.last, _KINDS[self._job.verb]):
             raise self._error("protocol", "the runner ended well but without a result")
         if (reason := check_result(self.last, self._job)) is not None:
             raise self._error("damaged", f"its result does not fit the job: {reason}")

@@ -1,0 +1,194 @@
+"""What a runner must compute: the local loop in eager PyTorch, with torch.optim and the same shuffling.
+
+Slow and plain, for tests and for whoever doubts a runner's numbers. Importing it loads PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from devicelab.plans.eager import EagerTrainer, evaluate_eagerly
+from devicelab.plans.signature import Role, Signature
+from devicelab.plans.step import Step
+from devicelab.runner.job import Client, Job
+from devicelab.runner.shuffle import epoch_order
+
+__all__ = ["LocalTraining", "TrainedClient", "train_locally"]
+
+Array = np.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedClient:
+    """What came of one client.
+
+    Attributes:
+        client: Its id.
+        examples: In its shard.
+        weight: Of its delta.
+        losses: The training loss of every step.
+        metrics: (sum, count) by metric, over the last epoch.
+        norm: L2 norm of its delta before clipping.
+        delta: Trained minus first value, by input name, clipped; shared inputs of floating point only.
+        kept: What it keeps: private parameters, and optimizer state if the job keeps it.
+        loss_before: Mean loss over its shard with the global values; None without an evaluation step.
+        loss_after: The same with its trained values.
+    """
+
+    client: str
+    examples: int
+    weight: float
+    losses: list[float]
+    metrics: dict[str, tuple[float, float]]
+    norm: float
+    delta: dict[str, Array]
+    kept: dict[str, Array]
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTraining:
+    """What came of a job.
+
+    Attributes:
+        update: The tensors of ``update.safetensors``.
+        clients: In the job's order.
+    """
+
+    update: dict[str, Array]
+    clients: list[TrainedClient] = field(default_factory=list)
+
+
+def train_locally(
+    step: Step,
+    signature: Signature,
+    job: Job,
+    parameters: Arrays,
+    shards: Mapping[str, Arrays],
+    *,
+    kept: Mapping[str, Arrays] | None = None,
+    evaluation: Step | None = None,
+) -> LocalTraining:
+    """Do a training job as docs/runner.md describes it.
+
+    Args:
+        step: The training step that the plan was made from.
+        signature: The plan's.
+        job: What to do; its paths play no part.
+        parameters: The global values by input name, and first values of private inputs.
+        shards: Data by client and label, first dimension = examples.
+        kept: What clients have kept, by client and input name.
+        evaluation: The evaluation step, if the losses before and after are wanted.
+    """
+    local = _Local(step, signature, job, parameters, evaluation)
+    clients = [
+        local.train(each, shards[each.client], (kept or {}).get(each.client, {})) for each in job.clients
+    ]
+    if job.combine == "each":
+        update = {f"{n}/{name}": delta for n, each in enumerate(clients) for name, delta in each.delta.items()}
+    else:
+        update = _weighted_sum(clients)
+    return LocalTraining(update, clients)
+
+
+def batches(examples: int, job: Job, signature: Signature, seed: int) -> Iterator[tuple[bool, Array]]:
+    """The batches of one client, as indices into its shard; each with whether an epoch begins with it."""
+    size = signature.batch or job.batch_size
+    assert size is not None  # a job for a plan with any batch says how many
+    taken, epoch = 0, 0
+    while job.epochs is None or epoch < job.epochs:
+        order = epoch_order(examples, seed, epoch) if job.shuffle else np.arange(examples)
+        for start in range(0, examples, size):
+            if job.steps is not None and taken == job.steps:
+                return
+            batch = order[start : start + size]
+            if signature.batch is not None:
+                batch = np.concatenate([batch, np.resize(order, size - len(batch))])
+            yield start == 0, batch
+            taken += 1
+        epoch += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """What all clients of a job have in common; see :func:`train_locally`."""
+
+    step: Step
+    signature: Signature
+    job: Job
+    parameters: Arrays
+    evaluation: Step | None
+
+    def train(self, client: Client, shard: Arrays, kept: Arrays) -> TrainedClient:
+        data = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in shard.items()}
+        examples = len(next(iter(shard.values())))
+        trainer = EagerTrainer(self.step)
+        trainer.set_hyper(self.job.hyper)
+        trainer.load({**self.parameters, **kept}, anchor=True)
+        first = _values(trainer)
+        before = _mean_loss(self.evaluation, trainer, data)
+        losses: list[float] = []
+        metrics: dict[str, list[float]] = {}
+        for begins, rows in batches(examples, self.job, self.signature, client.seed):
+            outputs = trainer.step({name: tensor[rows] for name, tensor in data.items()}, seed=client.seed)
+            losses.append(float(outputs["loss"]))
+            metrics = {} if begins else metrics
+            for o in self.signature.outputs:
+                if o.metric is not None:
+                    total = metrics.setdefault(o.metric, [0.0, 0.0])
+                    total[o.part == "count"] += float(outputs[o.name])
+        last = _values(trainer)
+        delta, norm = self._delta(first, last)
+        roles = (Role.PRIVATE, Role.STATE) if self.job.state == "keep" else (Role.PRIVATE,)
+        return TrainedClient(
+            client=client.client,
+            examples=examples,
+            weight=float(examples) if client.weight is None else client.weight,
+            losses=losses,
+            metrics={name: (total, count) for name, (total, count) in metrics.items()},
+            norm=norm,
+            delta=delta,
+            kept={i.name: last[i.name] for i in self.signature.with_role(*roles)},
+            loss_before=before,
+            loss_after=_mean_loss(self.evaluation, trainer, data),
+        )
+
+    def _delta(self, first: Arrays, last: Arrays) -> tuple[dict[str, Array], float]:
+        """What a client hands back, and its norm before it was scaled down."""
+        shared = self.signature.with_role(Role.PARAMETER, Role.BUFFER)
+        delta = {i.name: last[i.name] - first[i.name] for i in shared if i.dtype.startswith("float")}
+        norm = math.sqrt(sum(float(np.square(each.astype(np.float64)).sum()) for each in delta.values()))
+        if self.job.clip_norm is not None and norm > self.job.clip_norm:
+            scale = self.job.clip_norm / norm
+            delta = {name: (each.astype(np.float64) * scale).astype(each.dtype) for name, each in delta.items()}
+        return delta, norm
+
+
+def _values(trainer: EagerTrainer) -> dict[str, Array]:
+    return {name: tensor.numpy().copy() for name, tensor in trainer.carried().items()}
+
+
+def _mean_loss(evaluation: Step | None, trainer: EagerTrainer, data: dict[str, torch.Tensor]) -> float | None:
+    if evaluation is None:
+        return None
+    outputs = evaluate_eagerly(evaluation, trainer.model, data)
+    return float(outputs["metric/loss/sum"] / outputs["metric/loss/count"])
+
+
+def _weighted_sum(clients: Sequence[TrainedClient]) -> dict[str, Array]:
+    """Summed in double precision in the order of the clients, and rounded once."""
+    update = {}
+    for name, like in clients[0].delta.items():
+        total = np.zeros(like.shape, np.float64)
+        for each in clients:
+            total += each.weight * each.delta[name].astype(np.float64)
+        update[name] = total.astype(like.dtype)
+    return update
