@@ -119,7 +119,7 @@ fn writeClient(text: *Text, client: *const ClientFacts, trained: bool, metrics: 
         text.number(numbers[1]);
         text.raw("}");
     }
-    text.raw("}");
+    text.raw("}}");
 }
 
 /// Writes result.json and says that the job is done.
