@@ -66,7 +66,7 @@ def checked(tensors: Tensors, what: str) -> dict[str, Array]:
     if not tensors:
         raise DataError(f"{what}: there are no tensors")
     for name, array in tensors.items():
-        if not 0 < len(name) <= _MAX_NAME:
+        if not 0 < len(name) <= _MAX_NAME or name == "__metadata__" or not name.isprintable():
             raise DataError(f"{what}: {name!r:.80} cannot be a tensor's name")
         if array.dtype.name not in DTYPES:
             raise DataError(

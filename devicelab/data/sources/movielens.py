@@ -16,6 +16,7 @@ import hashlib
 import shutil
 import sys
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -169,7 +170,9 @@ def _read_ratings(path: Path) -> tuple[Array, Array, Array, Array]:
             delimiter = next((d for names, d in _COLUMNS.items() if tuple(first.split(d)) == names), None)
             if delimiter is None:
                 file.seek(0)  # u.data has no header
-            table = np.loadtxt(file, dtype=np.float64, delimiter=delimiter or "\t", ndmin=2, comments=None)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that there are no lines, which is said below
+                table = np.loadtxt(file, dtype=np.float64, delimiter=delimiter or "\t", ndmin=2, comments=None)
     except OSError as error:
         raise ConfigError(f"data.path: {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

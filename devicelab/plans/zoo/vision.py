@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import Tensor, nn
@@ -37,20 +40,40 @@ class Classifier(TrainingPlan):
 
 
 class MLP(Classifier):
-    """Two hidden layers over 64 numbers, as for the 8 by 8 digits."""
+    """Linear layers with ReLU between, over plain vectors. The default sizes are those of the 8 by 8 digits.
+
+    Args:
+        inputs: Numbers an example has.
+        hidden: Sizes of the hidden layers.
+        classes: Number of classes.
+        optimizer: How gradients become updates.
+    """
 
     name = "mlp"
 
+    def __init__(
+        self,
+        *,
+        inputs: int = 64,
+        hidden: Sequence[int] = (128, 128),
+        classes: int = 10,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        super().__init__(optimizer=optimizer)
+        self.inputs = inputs
+        self.hidden = tuple(hidden)
+        self.classes = classes
+
     def module(self) -> nn.Module:
-        """Linear layers with ReLU between."""
+        """The layers, and ReLU after each but the last."""
         torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, self.classes)
-        )
+        sizes = (self.inputs, *self.hidden, self.classes)
+        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
+        return nn.Sequential(*layers[:-1])
 
     def example_batch(self) -> Batch:
-        """Vectors of 64 numbers."""
-        return self._labelled(64)
+        """Vectors of numbers."""
+        return self._labelled(self.inputs)
 
 
 class LeNet(Classifier):
