@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from devicelab.adb.connection import Transport
 from devicelab.adb.program import ServerAddress
@@ -29,6 +29,9 @@ from devicelab.devices.quarantine import Quarantine
 from devicelab.devices.selectors import select
 from devicelab.errors import DeviceNotReadyError
 from devicelab.files import state_dir
+
+if TYPE_CHECKING:  # it loads pydantic, which looking at phones does not need
+    from devicelab.config import LabConfig
 
 __all__ = ["Lab", "take_down"]
 
@@ -73,6 +76,22 @@ class Lab:
             self._transport, self._leases, self.quarantine, gates or Gates(), patience, authorize
         )
         self._devices: list[Device] = []
+
+    @classmethod
+    def from_config(cls, config: LabConfig, directory: Path | None = None) -> Self:
+        """A lab as its file describes it (:func:`devicelab.config.load_lab`).
+
+        Raises:
+            AdbUnavailableError: The file asks for an adb server and there is none.
+        """
+        return cls(
+            directory,
+            transport=config.transport,
+            addresses=config.addresses,
+            gates=Gates.from_config(config.gates),
+            patience=config.deadlines.discover,
+            authorize=config.deadlines.authorize,
+        )
 
     @property
     def transport(self) -> Transport:

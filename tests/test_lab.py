@@ -10,6 +10,7 @@ import pytest
 
 import devicelab
 from devicelab import Lab, VirtualDesk
+from devicelab.config import load_lab
 from devicelab.errors import DeviceBusyError, DeviceNotReadyError, NoDeviceError
 
 
@@ -22,9 +23,23 @@ def test_everything_that_is_exported_is_there() -> None:
 
 @pytest.mark.parametrize("module", ["devicelab", "devicelab.cli", "devicelab.lab"])
 def test_reaching_phones_loads_no_training_stack(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "onnx", "numpy", "pydantic")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_lab_as_its_file_describes_it(image: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("transport: direct\ngates: {min_free_storage_mb: 1000000, max_thermal_status: moderate}\n")
+    desk = VirtualDesk(tmp_path)
+    desk.up(["pixel"])
+    try:
+        with Lab.from_config(load_lab(file), tmp_path) as lab:
+            [device] = lab.discover()
+            assert "needs 1000000 MB" in device.reason
+    finally:
+        desk.down()
 
 
 def test_a_lab_with_one_phone(image: Path, tmp_path: Path) -> None:

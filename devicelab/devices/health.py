@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from devicelab.devices.facts import WORK_DIR, DeviceFacts
 from devicelab.devices.thermal import ThermalStatus
 from devicelab.errors import ConfigError
+
+if TYPE_CHECKING:  # it loads pydantic, which looking at phones does not need
+    from devicelab.config.lab import GatesConfig
 
 __all__ = ["Gate", "Gates", "Reason", "check"]
 
@@ -52,6 +56,12 @@ class Gates:
     min_free_storage_mb: int = 200
     min_free_memory_mb: int = 200
     strict: bool = False
+
+    @classmethod
+    def from_config(cls, config: GatesConfig) -> Gates:
+        """The gates of a lab file."""
+        values = config.model_dump(exclude={"max_thermal_status"})
+        return cls(max_thermal_status=ThermalStatus[config.max_thermal_status.upper()], **values)
 
     def __post_init__(self) -> None:
         for name, value, low, high in (

@@ -395,6 +395,8 @@ def test_the_gates_are_those_of_the_devices() -> None:
     from devicelab.devices.health import Gates
     from devicelab.devices.thermal import ThermalStatus
 
-    values = GatesConfig().model_dump()
-    values["max_thermal_status"] = ThermalStatus[values["max_thermal_status"].upper()]
-    assert Gates(**values) == Gates()
+    assert Gates.from_config(GatesConfig()) == Gates()
+    config = GatesConfig(max_thermal_status="severe", strict=True, min_battery_percent=1.5)
+    assert Gates.from_config(config) == Gates(
+        max_thermal_status=ThermalStatus.SEVERE, strict=True, min_battery_percent=1.5
+    )
