@@ -44,7 +44,7 @@ fn move(arena: *Arena, staged: [:0]const u8, kept: [:0]const u8) Failure!bool {
         if (sys.last_errno == .NOENT) return false;
         return fail(error.Output, "{}: {}", .{ kept, sys.reason() });
     };
-    try files.syncDirectory(parent);
+    try files.sync(parent);
     return true;
 }
 

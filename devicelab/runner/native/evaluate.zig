@@ -1,19 +1,71 @@
 //! Measuring a client's shard with an evaluation plan; and the verb that does nothing else.
 
 const std = @import("std");
-const batches = @import("batches.zig");
+const Batches = @import("batches.zig").Batches;
 const failures = @import("failure.zig");
+const files = @import("files.zig");
 const Arena = @import("memory.zig").Arena;
 const Job = @import("job.zig").Job;
+const Kept = @import("kept.zig").Kept;
 const messages = @import("messages.zig");
-const Plan = @import("plan.zig").Plan;
+const plans = @import("plan.zig");
+const results = @import("result.zig");
+const safetensors = @import("safetensors.zig");
 const Shard = @import("shard.zig").Shard;
 const signals = @import("signals.zig");
-const Stepper = @import("stepper.zig").Stepper;
-const Values = @import("values.zig").Values;
+const stepping = @import("stepper.zig");
+const values_ = @import("values.zig");
 
 const Failure = failures.Failure;
+const Plan = plans.Plan;
+const Stepper = stepping.Stepper;
+const Values = values_.Values;
 const fail = failures.fail;
+
+/// Measures every client's shard, writes result.json, says done.
+pub fn evaluate(arena: *Arena, job: *const Job) Failure!void {
+    const allocator = arena.allocator();
+    const plan = try plans.load(allocator, job.plan, .evaluate, job.threads);
+    const file = try files.map(job.parameters.?, std.math.maxInt(u64));
+    const parameters = try safetensors.parse(allocator, file, job.parameters.?);
+    var values = try values_.create(arena, null, &plan.signature, &parameters);
+    try stepping.checkHypers(&.{&plan.signature}, job);
+    var evaluation: Evaluation = try .init(arena, &plan, &values, job);
+    var times: results.Times = .{ .start = messages.elapsed() };
+    const facts = try allocator.alloc(results.ClientFacts, job.clients.len);
+    var order: []u32 = &.{};
+    var steps: u64 = 0;
+    for (job.clients, facts, 0..) |*client, *fact, index| {
+        failures.client = client.id;
+        messages.beginClient(client.id, index, job.clients.len);
+        const started = messages.elapsed();
+        var scratch: Arena = .{};
+        defer scratch.reset();
+        var shard: Shard = try .open(&scratch, client.shard, &.{&plan.signature});
+        defer shard.close();
+        if (order.len < shard.examples) order = try allocator.alloc(u32, shard.examples);
+        var kept: ?Kept = if (client.kept) |path| try .open(&scratch, path) else null;
+        defer if (kept) |*own| own.close();
+        try values.reset(if (kept) |*own| &own.tensors else null, false);
+        steps += try evaluation.measure(arena, &shard, order[0..shard.examples], client.seed);
+        fact.* = .{
+            .id = client.id,
+            .examples = shard.examples,
+            .metrics = try allocator.dupe([2]f64, evaluation.sums),
+            .ms = messages.elapsed() - started,
+        };
+    }
+    failures.client = null;
+    times.work = messages.elapsed() - times.start;
+    var report: results.Report = .{
+        .job = job,
+        .metrics = try evaluation.stepper.metricNames(allocator),
+        .clients = facts,
+        .steps = steps,
+        .times = times,
+    };
+    try results.publish(arena, &report);
+}
 
 /// What an evaluation plan says of a shard.
 pub const Evaluation = struct {
@@ -21,6 +73,7 @@ pub const Evaluation = struct {
     batch_size: u32,
     fill: []u32,
     sums: [][2]f64, // by metric: sum and count, of the last shard
+    before_and_after: bool = false, // of training, whose progress is reported
     loss: f64 = 0, // its mean over the last shard; NaN if the plan measures none
 
     pub fn init(arena: *Arena, plan: *const Plan, values: *Values, job: *const Job) Failure!Evaluation {
@@ -34,25 +87,37 @@ pub const Evaluation = struct {
         };
     }
 
-    /// Runs over the whole shard with the present values.
-    pub noinline fn measure(evaluation: *Evaluation, arena: *Arena, shard: *const Shard, order: []u32, seed: u64) Failure!void {
+    /// Runs over the whole shard with the present values. Returns the number of steps.
+    pub noinline fn measure(evaluation: *Evaluation, arena: *Arena, shard: *const Shard, order: []u32, seed: u64) Failure!u64 {
         const stepper = &evaluation.stepper;
         const full, const rest = batchRows(shard.examples, evaluation.batch_size, evaluation.fill.len > 0);
         try stepper.prepare(arena, full, rest);
         stepper.begin(shard, seed);
         @memset(evaluation.sums, .{ 0, 0 });
-        var total: batches.Batches = .init(order, evaluation.fill, evaluation.batch_size, null);
+        var batches: Batches = .init(order, evaluation.fill, evaluation.batch_size, null);
+        const steps = Batches.perEpoch(shard.examples, evaluation.batch_size);
         var weighted_loss: f64 = 0;
-        for (0..@intCast(batches.Batches.perEpoch(shard.examples, evaluation.batch_size))) |_| {
+        var weight: f64 = 0;
+        for (0..@intCast(steps)) |step| {
             try signals.check();
-            const batch = total.next();
+            const batch = batches.next();
             try stepper.step(batch.examples);
             addMetrics(stepper, evaluation.sums);
-            if (stepper.loss) |loss| weighted_loss += stepper.number(loss) * @as(f64, @floatFromInt(batch.examples.len));
+            const examples: f64 = @floatFromInt(batch.examples.len);
+            if (stepper.loss) |loss| weighted_loss += stepper.number(loss) * examples;
+            weight += examples;
+            if (!evaluation.before_and_after) messages.report(step + 1, steps, std.math.nan(f64), batch.fresh);
         }
-        const seen = batches.Batches.perEpoch(shard.examples, evaluation.batch_size) * evaluation.batch_size;
-        const counted = if (evaluation.fill.len > 0) seen else shard.examples;
-        evaluation.loss = if (stepper.loss != null) weighted_loss / @as(f64, @floatFromInt(counted)) else evaluation.lossMetric();
+        evaluation.loss = if (stepper.loss != null) weighted_loss / weight else evaluation.lossMetric();
+        return steps;
+    }
+
+    pub fn hasLoss(evaluation: *const Evaluation) bool {
+        if (evaluation.stepper.loss != null) return true;
+        for (evaluation.stepper.metrics) |metric| {
+            if (std.mem.eql(u8, metric.name, "loss")) return true;
+        }
+        return false;
     }
 
     fn lossMetric(evaluation: *const Evaluation) f64 {

@@ -61,11 +61,14 @@ pub fn unmap(memory: []const u8) void {
     unreachable;
 }
 
+/// What has been written.
+pub const Written = struct { bytes: u64, sha256: [64]u8 };
+
 /// A file that is being written under a temporary name.
 pub const Writer = struct {
     path: [:0]const u8,
     part: [path_bytes_max + 8]u8,
-    fd: sys.Fd,
+    fd: ?sys.Fd = null,
     hash: Sha256 = .init(.{}),
     bytes: u64 = 0,
     buffer: []u8,
@@ -75,7 +78,7 @@ pub const Writer = struct {
 
     pub fn create(writer: *Writer, path: [:0]const u8, buffer: []u8) Failure!void {
         std.debug.assert(path.len <= path_bytes_max);
-        writer.* = .{ .path = path, .part = undefined, .fd = undefined, .buffer = buffer };
+        writer.* = .{ .path = path, .part = undefined, .buffer = buffer };
         const part = formattedZ(&writer.part, "{}.part", .{path});
         writer.fd = sys.create(part) catch return fail(error.Output, "{}: {}", .{ part, sys.reason() });
     }
@@ -94,22 +97,34 @@ pub const Writer = struct {
     }
 
     fn flush(writer: *Writer) Failure!void {
-        sys.writeAll(writer.fd, writer.buffer[0..writer.used]) catch return writer.failed();
+        sys.writeAll(writer.fd.?, writer.buffer[0..writer.used]) catch return writer.failed();
         writer.used = 0;
     }
 
-    /// Syncs the file and gives it its name; returns the SHA-256 of its content.
-    pub fn commit(writer: *Writer) Failure![64]u8 {
+    /// Syncs the file and gives it its name.
+    pub fn commit(writer: *Writer) Failure!Written {
         try writer.flush();
-        sys.sync(writer.fd) catch return writer.failed();
-        sys.close(writer.fd);
-        sys.rename(writer.partName(), writer.path) catch return fail(error.Output, "{}: {}", .{ writer.path, sys.reason() });
-        return std.fmt.bytesToHex(writer.hash.finalResult(), .lower);
+        sys.sync(writer.fd.?) catch return writer.failed();
+        return writer.finish();
     }
 
-    /// Leaves nothing behind.
+    /// Gives the file its name, and leaves it to the caller to `sync` it.
+    pub fn commitUnsynced(writer: *Writer) Failure!void {
+        try writer.flush();
+        _ = try writer.finish();
+    }
+
+    fn finish(writer: *Writer) Failure!Written {
+        sys.close(writer.fd.?);
+        writer.fd = null;
+        sys.rename(writer.partName(), writer.path) catch return writer.failed();
+        return .{ .bytes = writer.bytes, .sha256 = std.fmt.bytesToHex(writer.hash.finalResult(), .lower) };
+    }
+
+    /// Leaves nothing behind of a file that has not got its name.
     pub fn abandon(writer: *Writer) void {
-        sys.close(writer.fd);
+        const fd = writer.fd orelse return;
+        sys.close(fd);
         sys.unlink(writer.partName());
     }
 
@@ -122,8 +137,8 @@ pub const Writer = struct {
     }
 };
 
-/// Makes renames in a directory durable.
-pub fn syncDirectory(path: [:0]const u8) Failure!void {
+/// Makes a file's content, or the names in a directory, durable.
+pub fn sync(path: [:0]const u8) Failure!void {
     const fd = sys.open(path) catch return fail(error.Output, "{}: {}", .{ path, sys.reason() });
     defer sys.close(fd);
     sys.sync(fd) catch return fail(error.Output, "{}: {}", .{ path, sys.reason() });

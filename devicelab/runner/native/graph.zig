@@ -12,8 +12,7 @@ const depth_max = 32; // of graphs within nodes within graphs
 const file_bytes_max = 2 << 30; // protobuf's own limit
 
 /// Fails where the graph scatters with reduction=add.
-pub fn refuseRacingScatters(arena: std.mem.Allocator, path: [:0]const u8) Failure!void {
-    _ = arena;
+pub fn refuseRacingScatters(path: [:0]const u8) Failure!void {
     const file = try files.map(path, file_bytes_max);
     defer files.unmap(file);
     const found = hasAddingScatter(file) catch return fail(error.Engine, "{}: it is no ONNX file", .{path});

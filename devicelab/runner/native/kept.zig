@@ -7,7 +7,6 @@ const Arena = @import("memory.zig").Arena;
 const safetensors = @import("safetensors.zig");
 const sys = @import("sys.zig");
 const formattedZ = @import("text.zig").formattedZ;
-const update = @import("update.zig");
 const Value = @import("values.zig").Value;
 const Values = @import("values.zig").Values;
 
@@ -55,7 +54,7 @@ pub noinline fn stagedName(buffer: *Name, index: usize) [:0]const u8 {
 /// Writes a client's values beside the job.
 pub noinline fn stage(arena: *Arena, values: *const Values, keep_state: bool, index: usize) Failure!void {
     const allocator = arena.allocator();
-    var entries: std.ArrayList(update.Entry) = .empty;
+    var entries: std.ArrayList(safetensors.Entry) = .empty;
     for (values.list) |*value| {
         if (!isKept(value, keep_state)) continue;
         try entries.append(allocator, .{ .name = value.input.name, .dtype = value.input.dtype, .shape = value.input.shape });
@@ -64,9 +63,16 @@ pub noinline fn stage(arena: *Arena, values: *const Values, keep_state: bool, in
     const writer = try allocator.create(files.Writer);
     try writer.create(stagedName(&name, index), try allocator.alloc(u8, files.Writer.buffer_bytes));
     errdefer writer.abandon();
-    try update.writeHeader(arena, writer, entries.items);
+    try safetensors.writeHeader(allocator, writer, entries.items);
     for (values.list) |*value| {
         if (isKept(value, keep_state)) try writer.write(values.present(value));
     }
-    _ = try writer.commit();
+    try writer.commitUnsynced();
+}
+
+/// Makes what was staged durable. All at once, when the system has mostly written it by itself.
+pub fn sync(clients: usize) Failure!void {
+    var name: Name = undefined;
+    for (0..clients) |index| try files.sync(stagedName(&name, index));
+    try files.sync(directory);
 }

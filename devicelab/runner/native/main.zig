@@ -85,7 +85,9 @@ fn run(arguments: []const [*:0]const u8) Failure!void {
     try ort.open();
     switch (verb) {
         .train => try @import("train.zig").train(&arena, &job),
-        else => return fail(error.Usage, usage, .{}),
+        .evaluate => try @import("evaluate.zig").evaluate(&arena, &job),
+        .run => try @import("graphrun.zig").runGraph(&arena, &job),
+        .commit, .info => unreachable, // done above
     }
 }
 

@@ -16,7 +16,7 @@ const fail = failures.fail;
 pub const protocol = 1;
 const stdout = 1;
 
-pub const Progress = struct {
+const Progress = struct {
     client: ?[]const u8 = null,
     index: u64 = 0,
     clients: u64 = 0,
@@ -26,15 +26,32 @@ pub const Progress = struct {
     examples: u64 = 0,
 };
 
-/// What the next progress line says. Change it between `begin` and `end` only.
-pub var progress: Progress = .{};
+/// What the next progress line says.
+var progress: Progress = .{};
 
 var started: u64 = 0;
 var busy = true; // no progress before the hello
 var due = false;
 var unwritable: ?sys.Errno = null;
 
-pub fn begin() void {
+/// What comes is about this client.
+pub fn beginClient(client: []const u8, index: usize, clients: usize) void {
+    begin();
+    progress = .{ .client = client, .index = index, .clients = clients, .examples = progress.examples };
+    end();
+}
+
+/// A step is done.
+pub fn report(step: u64, steps: u64, loss: f64, examples: u64) void {
+    begin();
+    progress.step = step;
+    progress.steps = steps;
+    progress.loss = loss;
+    progress.examples += examples;
+    end();
+}
+
+fn begin() void {
     @atomicStore(bool, &busy, true, .seq_cst);
 }
 

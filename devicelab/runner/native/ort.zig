@@ -51,7 +51,7 @@ const get_error_code = Entry(1, fn (*const Status) callconv(.c) c_int).get;
 const get_error_message = Entry(2, fn (*const Status) callconv(.c) [*:0]const u8).get;
 const create_env = Entry(3, fn (c_int, [*:0]const u8, *?*Env) callconv(.c) S).get;
 const create_session = Entry(7, fn (*const Env, [*:0]const u8, *const SessionOptions, *?*RawSession) callconv(.c) S).get;
-const run = Entry(9, fn (
+const run_session = Entry(9, fn (
     *RawSession,
     ?*const RunOptions,
     [*]const [*:0]const u8,
@@ -152,22 +152,26 @@ pub const Session = struct {
         return number;
     }
 
-    pub fn describe(session: Session, arena: std.mem.Allocator, comptime side: Side, index: usize) Failure!Description {
+    pub fn name(session: Session, arena: std.mem.Allocator, comptime side: Side, index: usize) Failure![:0]const u8 {
         var text: ?[*:0]u8 = null;
         const named = if (side == .input) session_input_name() else session_output_name();
         try check(named(session.raw, index, allocator, &text));
-        const name = try taken(arena, text.?);
+        return taken(arena, text.?);
+    }
+
+    pub fn describe(session: Session, arena: std.mem.Allocator, comptime side: Side, index: usize) Failure!Description {
+        const named = try session.name(arena, side, index);
         const typed = if (side == .input) session_input_type() else session_output_type();
         const info = try made(TypeInfo, typed, .{ session.raw, index });
         defer release_type()(info);
         var tensor_info: ?*const TensorInfo = null;
         try check(cast_type_to_tensor()(info, &tensor_info)); // null for what is no tensor; owned by `info`
-        return describeTensor(name, tensor_info orelse
-            return fail(error.Input, "the graph's {} \"{}\" is no tensor", .{ @tagName(side), name }));
+        return describeTensor(named, tensor_info orelse
+            return fail(error.Input, "the graph's {} \"{}\" is no tensor", .{ @tagName(side), named }));
     }
 
     /// Runs the graph once; outputs that are null are made by the engine.
-    pub fn runOnce(
+    pub fn run(
         session: Session,
         input_names: []const [*:0]const u8,
         inputs: []const *const Value,
@@ -176,7 +180,7 @@ pub const Session = struct {
     ) Failure!void {
         std.debug.assert(input_names.len == inputs.len);
         std.debug.assert(output_names.len == outputs.len);
-        try check(run()(
+        try check(run_session()(
             session.raw,
             run_options,
             input_names.ptr,

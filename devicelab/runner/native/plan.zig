@@ -21,7 +21,7 @@ pub const Plan = struct {
 
 /// Loads a plan and checks that graph and signature name the same inputs and outputs, of the same types and shapes.
 pub fn load(arena: std.mem.Allocator, path: [:0]const u8, kind: Kind, threads: u16) Failure!Plan {
-    if (threads > 1) try graph.refuseRacingScatters(arena, path);
+    if (threads > 1) try graph.refuseRacingScatters(path);
     const session: ort.Session = try .load(path, threads);
     const text = try session.metadata(arena, signatures.metadata_key) orelse
         return fail(error.Input, "{}: it is no plan: it has no signature", .{path});

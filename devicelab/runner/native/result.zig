@@ -5,17 +5,19 @@ const failures = @import("failure.zig");
 const files = @import("files.zig");
 const Arena = @import("memory.zig").Arena;
 const Job = @import("job.zig").Job;
+const Verb = @import("job.zig").Verb;
 const messages = @import("messages.zig");
 const sys = @import("sys.zig");
 const Text = @import("text.zig").Text;
 const formatted = @import("text.zig").formatted;
-const File = @import("update.zig").File;
 
 const Failure = failures.Failure;
 const fail = failures.fail;
 const Sha256 = std.crypto.hash.sha2.Sha256;
 
 pub const name = "result.json";
+pub const update_name = "update.safetensors";
+pub const outputs_name = "outputs.safetensors";
 const bytes_max = 1 << 30;
 
 /// Times in milliseconds.
@@ -38,12 +40,11 @@ pub const ClientFacts = struct {
 
 pub const Report = struct {
     job: *const Job,
-    metrics: []const []const u8, // their names
+    metrics: []const []const u8 = &.{}, // their names
     clients: []const ClientFacts = &.{},
     steps: u64 = 0,
     times: Times = .{},
-    file: ?File = null,
-    file_name: []const u8 = "",
+    file: ?files.Written = null,
     peak_rss_kb: u64 = 0,
 
     fn write(report: *const Report, text: *Text) void {
@@ -63,11 +64,12 @@ pub const Report = struct {
                 text.number(weight);
             }
         }
-        text.print(",\"peak_rss_kb\":{},\"steps\":{}", .{ report.peak_rss_kb, report.steps });
+        text.print(",\"peak_rss_kb\":{}", .{report.peak_rss_kb});
+        if (verb != .run) text.print(",\"steps\":{}", .{report.steps});
         const times = report.times;
         text.print(",\"ms\":{\"start\":{},\"{}\":{},\"write\":{}}", .{ times.start, verb, times.work, times.write });
         if (report.file) |file| {
-            text.print(",\"{}\":{\"file\":\"{}\"", .{ fileKey(verb), report.file_name });
+            text.print(",\"{}\":{\"file\":\"{}\"", .{ fileKey(verb), fileName(verb) });
             text.print(",\"bytes\":{},\"sha256\":\"{}\"}", .{ file.bytes, &file.sha256 });
         }
         if (verb != .run) {
@@ -82,8 +84,12 @@ pub const Report = struct {
     }
 };
 
-fn fileKey(verb: @FieldType(Job, "verb")) []const u8 {
+fn fileKey(verb: Verb) []const u8 {
     return if (verb == .train) "update" else "outputs";
+}
+
+fn fileName(verb: Verb) [:0]const u8 {
+    return if (verb == .train) update_name else outputs_name;
 }
 
 fn writeClient(text: *Text, client: *const ClientFacts, trained: bool, metrics: []const []const u8) void {
@@ -135,7 +141,7 @@ pub noinline fn publish(arena: *Arena, report: *Report) Failure!void {
     errdefer writer.abandon();
     try writer.write(text.written());
     _ = try writer.commit();
-    try files.syncDirectory(".");
+    try files.sync(".");
     try messages.line(text.written());
 }
 
@@ -163,8 +169,7 @@ fn fileIsWhole(line: []const u8, job: *const Job) Failure!bool {
     const rest = after(line, key) orelse return false;
     const hash = after(rest, "\"sha256\":\"") orelse return false;
     if (hash.len < 64) return false;
-    const path: [:0]const u8 = if (job.verb == .train) "update.safetensors" else "outputs.safetensors";
-    const file = files.mapIfThere(path, std.math.maxInt(u64)) catch null orelse return false;
+    const file = files.mapIfThere(fileName(job.verb), std.math.maxInt(u64)) catch null orelse return false;
     defer files.unmap(file);
     var digest: [32]u8 = undefined;
     Sha256.hash(file, &digest, .{});

@@ -1,10 +1,13 @@
-//! Reading safetensors (https://github.com/huggingface/safetensors#format): eight bytes of header length, a JSON
-//! header, and the tensors' bytes without gaps or overlaps up to the very end of the file.
+//! safetensors files (https://github.com/huggingface/safetensors#format): eight bytes of header length, a JSON header,
+//! and the tensors' bytes without gaps or overlaps up to the very end of the file.
 
 const std = @import("std");
 const dtypes = @import("dtype.zig");
 const failures = @import("failure.zig");
+const Text = @import("text.zig").Text;
+const formatted = @import("text.zig").formatted;
 const shapePart = @import("text.zig").shapePart;
+const files = @import("files.zig");
 const json = @import("json.zig");
 
 const Dtype = dtypes.Dtype;
@@ -158,4 +161,47 @@ fn placeBefore(_: void, a: Tensor, b: Tensor) bool {
 
 fn nameBefore(_: void, a: Tensor, b: Tensor) bool {
     return std.mem.order(u8, a.name, b.name) == .lt;
+}
+
+/// What a safetensors header says of a tensor.
+pub const Entry = struct { prefix: ?usize = null, name: []const u8, dtype: Dtype, shape: Shape };
+
+/// Writes the header of a safetensors file. The tensors' bytes must follow, in this order.
+pub noinline fn writeHeader(arena: std.mem.Allocator, writer: *files.Writer, entries: []const Entry) Failure!void {
+    if (entries.len > tensors_max)
+        return fail(error.Job, "{} would hold {} tensors, more than {}", .{ writer.path, entries.len, tensors_max });
+    var count: Text = .{};
+    formatHeader(&count, entries);
+    const padded = std.mem.alignForward(usize, count.length, 8);
+    if (padded > header_bytes_max)
+        return fail(error.Job, "{} would have a header of {} bytes, more than {}", .{ writer.path, padded, header_bytes_max });
+    const buffer = try arena.alloc(u8, 8 + padded);
+    std.mem.writeInt(u64, buffer[0..8], padded, .little);
+    @memset(buffer[8..], ' ');
+    var text: Text = .{ .buffer = buffer[8..] };
+    formatHeader(&text, entries);
+    std.debug.assert(text.length == count.length);
+    try writer.write(buffer);
+}
+
+fn formatHeader(text: *Text, entries: []const Entry) void {
+    var place: u64 = 0;
+    text.raw("{");
+    for (entries, 0..) |*entry, i| {
+        if (i > 0) text.raw(",");
+        var buffer: [name_bytes_max + 32]u8 = undefined;
+        text.string(if (entry.prefix) |index|
+            formatted(&buffer, "{}/{}", .{ index, entry.name })
+        else
+            entry.name);
+        text.print(":{\"dtype\":\"{}\",\"shape\":[", .{entry.dtype.label()});
+        for (entry.shape.slice(), 0..) |size, axis| {
+            if (axis > 0) text.raw(",");
+            text.print("{}", .{size});
+        }
+        const end = place + entry.shape.bytes(entry.dtype).?;
+        text.print("],\"data_offsets\":[{},{}]}", .{ place, end });
+        place = end;
+    }
+    text.raw("}");
 }

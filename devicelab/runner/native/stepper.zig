@@ -167,6 +167,12 @@ pub const Stepper = struct {
         if (stepper.plan.signature.kind == .train) stepper.values.turn ^= 1;
     }
 
+    pub fn metricNames(stepper: *const Stepper, allocator: std.mem.Allocator) Failure![]const []const u8 {
+        const names = try allocator.alloc([]const u8, stepper.metrics.len);
+        for (stepper.metrics, names) |metric, *name| name.* = metric.name;
+        return names;
+    }
+
     pub fn number(stepper: *const Stepper, index: usize) f64 {
         return stepper.outputs[index].get();
     }
@@ -226,4 +232,17 @@ fn findMetrics(allocator: std.mem.Allocator, signature: *const signatures.Signat
         try metrics.append(allocator, .{ .name = sum.metric.?, .sum = i, .count = count });
     }
     return metrics.items;
+}
+
+/// Fails where the job sets what no plan has.
+pub fn checkHypers(plans: []const *const signatures.Signature, job: *const Job) Failure!void {
+    for (job.hypers) |hyper| {
+        const known = for (plans) |signature| {
+            const found = for (signature.inputs) |*input| {
+                if (input.role == .hyper and std.mem.eql(u8, input.label(), hyper.label)) break true;
+            } else false;
+            if (found) break true;
+        } else false;
+        if (!known) return fail(error.Job, "the plan has no hyper input \"{}\"", .{hyper.label});
+    }
 }

@@ -1,7 +1,7 @@
 //! Local training of one or many clients: the verb `train`.
 
 const std = @import("std");
-const batches = @import("batches.zig");
+const Batches = @import("batches.zig").Batches;
 const evaluations = @import("evaluate.zig");
 const failures = @import("failure.zig");
 const files = @import("files.zig");
@@ -15,7 +15,7 @@ const safetensors = @import("safetensors.zig");
 const shards = @import("shard.zig");
 const signals = @import("signals.zig");
 const Signature = @import("signature.zig").Signature;
-const Stepper = @import("stepper.zig").Stepper;
+const stepping = @import("stepper.zig");
 const sys = @import("sys.zig");
 const updates = @import("update.zig");
 const values_ = @import("values.zig");
@@ -24,6 +24,7 @@ const Client = jobs.Client;
 const Evaluation = evaluations.Evaluation;
 const Failure = failures.Failure;
 const Job = jobs.Job;
+const Stepper = stepping.Stepper;
 const fail = failures.fail;
 
 /// Trains, writes update.safetensors and result.json, says done.
@@ -37,7 +38,7 @@ pub fn train(arena: *Arena, job: *const Job) Failure!void {
     const parameters = try safetensors.parse(arena.allocator(), file, job.parameters.?);
     const evaluation_signature = if (evaluation_plan) |*loaded| &loaded.signature else null;
     var values = try values_.create(arena, &plan.signature, evaluation_signature, &parameters);
-    var evaluation: ?Evaluation = if (evaluation_plan) |*loaded| try .init(arena, loaded, &values, job) else null;
+    var evaluation: ?Evaluation = if (evaluation_plan) |*loaded| try measuring(arena, loaded, &values, job) else null;
     const update = try arena.allocator().create(updates.Update);
     try update.init(arena, &values, job.combine, job.clip_norm, job.clients.len);
     var trainer: Trainer = try .init(arena, job, &plan, &values, if (evaluation) |*e| e else null, update);
@@ -45,6 +46,13 @@ pub fn train(arena: *Arena, job: *const Job) Failure!void {
         update.writer.abandon();
         return failure;
     };
+}
+
+fn measuring(arena: *Arena, plan: *const plans.Plan, values: *values_.Values, job: *const Job) Failure!Evaluation {
+    var evaluation: Evaluation = try .init(arena, plan, values, job);
+    evaluation.before_and_after = true;
+    if (!evaluation.hasLoss()) return fail(error.Input, "{}: it measures no loss", .{plan.path});
+    return evaluation;
 }
 
 const Trainer = struct {
@@ -60,7 +68,6 @@ const Trainer = struct {
     fill: []u32,
     order: []u32 = &.{}, // as long as the largest shard so far
     clients: []results.ClientFacts,
-    examples: u64 = 0,
     steps: u64 = 0,
     keep_state: bool,
     keeps: bool,
@@ -94,7 +101,7 @@ const Trainer = struct {
             .keep_state = keep_state,
             .keeps = keeping.any(values, keep_state),
         };
-        try checkHypers(trainer.signatures, job);
+        try stepping.checkHypers(trainer.signatures, job);
         if (trainer.keeps) for (job.clients) |*client| {
             if (client.kept == null)
                 return fail(error.Job, "client \"{}\" lacks \"kept\": the plan has private values, or the job keeps state", .{client.id});
@@ -114,32 +121,22 @@ const Trainer = struct {
         failures.client = null;
         times.work = messages.elapsed() - times.start;
         const file = try trainer.update.finish();
-        if (trainer.keeps) try files.syncDirectory(keeping.directory);
+        if (trainer.keeps) try keeping.sync(job.clients.len);
         times.write = messages.elapsed() - times.start - times.work;
-        const names = try trainer.arena.allocator().alloc([]const u8, trainer.stepper.metrics.len);
-        for (trainer.stepper.metrics, names) |metric, *name| name.* = metric.name;
         var report: results.Report = .{
             .job = job,
-            .metrics = names,
+            .metrics = try trainer.stepper.metricNames(trainer.arena.allocator()),
             .clients = trainer.clients,
             .steps = trainer.steps,
             .times = times,
             .file = file,
-            .file_name = updates.Update.name,
         };
         try results.publish(trainer.arena, &report);
     }
 
     noinline fn one(trainer: *Trainer, client: *const Client, index: usize) Failure!results.ClientFacts {
         const started = messages.elapsed();
-        messages.begin();
-        messages.progress.client = client.id;
-        messages.progress.index = index;
-        messages.progress.clients = trainer.job.clients.len;
-        messages.progress.step = 0;
-        messages.progress.steps = 0;
-        messages.progress.loss = std.math.nan(f64);
-        messages.end();
+        messages.beginClient(client.id, index, trainer.job.clients.len);
         var scratch: Arena = .{};
         defer scratch.reset();
         var shard: shards.Shard = try .open(&scratch, client.shard, trainer.signatures);
@@ -174,7 +171,7 @@ const Trainer = struct {
 
     fn measure(trainer: *Trainer, shard: *const shards.Shard, order: []u32, seed: u64) Failure!?f64 {
         const evaluation = trainer.evaluation orelse return null;
-        try evaluation.measure(trainer.arena, shard, order, seed);
+        _ = try evaluation.measure(trainer.arena, shard, order, seed);
         return evaluation.loss;
     }
 
@@ -183,18 +180,15 @@ const Trainer = struct {
         const full, const rest = evaluations.batchRows(shard.examples, trainer.batch_size, trainer.fill.len > 0);
         try stepper.prepare(trainer.arena, full, rest);
         stepper.begin(shard, client.seed);
-        var all_batches: batches.Batches = .init(order, trainer.fill, trainer.batch_size, if (trainer.job.shuffle) client.seed else null);
+        var batches: Batches = .init(order, trainer.fill, trainer.batch_size, if (trainer.job.shuffle) client.seed else null);
         facts.steps = switch (trainer.job.length) {
-            .epochs => |epochs| epochs * batches.Batches.perEpoch(shard.examples, trainer.batch_size),
+            .epochs => |epochs| epochs * Batches.perEpoch(shard.examples, trainer.batch_size),
             .steps => |steps| steps,
         };
-        messages.begin();
-        messages.progress.steps = facts.steps;
-        messages.end();
         var step: u64 = 0;
         while (step < facts.steps) : (step += 1) {
             try signals.check();
-            const batch = all_batches.next();
+            const batch = batches.next();
             if (batch.begins_epoch) @memset(facts.metrics, .{ 0, 0 });
             try stepper.step(batch.examples);
             const loss = stepper.number(stepper.loss.?);
@@ -202,26 +196,8 @@ const Trainer = struct {
             if (step == 0) facts.loss_first = loss;
             facts.loss_last = loss;
             evaluations.addMetrics(stepper, facts.metrics);
-            trainer.examples += batch.fresh;
-            messages.begin();
-            messages.progress.step = step + 1;
-            messages.progress.loss = loss;
-            messages.progress.examples = trainer.examples;
-            messages.end();
+            messages.report(step + 1, facts.steps, loss, batch.fresh);
         }
         trainer.steps += facts.steps;
     }
 };
-
-/// Fails where the job sets what no plan has.
-pub fn checkHypers(signatures: []const *const Signature, job: *const Job) Failure!void {
-    for (job.hypers) |hyper| {
-        const known = for (signatures) |signature| {
-            const found = for (signature.inputs) |*input| {
-                if (input.role == .hyper and std.mem.eql(u8, input.label(), hyper.label)) break true;
-            } else false;
-            if (found) break true;
-        } else false;
-        if (!known) return fail(error.Job, "the plan has no hyper input \"{}\"", .{hyper.label});
-    }
-}

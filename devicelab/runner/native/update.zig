@@ -4,11 +4,8 @@ const std = @import("std");
 const failures = @import("failure.zig");
 const files = @import("files.zig");
 const Arena = @import("memory.zig").Arena;
+const results = @import("result.zig");
 const safetensors = @import("safetensors.zig");
-const Text = @import("text.zig").Text;
-const formatted = @import("text.zig").formatted;
-const Dtype = @import("dtype.zig").Dtype;
-const Shape = @import("dtype.zig").Shape;
 const allFinite = @import("values.zig").allFinite;
 const Value = @import("values.zig").Value;
 const Values = @import("values.zig").Values;
@@ -19,51 +16,7 @@ const fail = failures.fail;
 
 const block = 4096; // numbers that are worked on at a time
 
-/// What a safetensors header says of a tensor.
-pub const Entry = struct { prefix: ?usize = null, name: []const u8, dtype: Dtype, shape: Shape };
-
-/// Writes the header of a safetensors file. The tensors' bytes must follow, in this order.
-pub noinline fn writeHeader(arena: *Arena, writer: *files.Writer, entries: []const Entry) Failure!void {
-    if (entries.len > safetensors.tensors_max)
-        return fail(error.Job, "{} would hold {} tensors, more than {}", .{ writer.path, entries.len, safetensors.tensors_max });
-    var count: Text = .{};
-    header(&count, entries);
-    const padded = std.mem.alignForward(usize, count.length, 8);
-    if (padded > safetensors.header_bytes_max)
-        return fail(error.Job, "{} would have a header of {} bytes, more than {}", .{ writer.path, padded, safetensors.header_bytes_max });
-    const buffer = try arena.allocator().alloc(u8, 8 + padded);
-    std.mem.writeInt(u64, buffer[0..8], padded, .little);
-    @memset(buffer[8..], ' ');
-    var text: Text = .{ .buffer = buffer[8..] };
-    header(&text, entries);
-    std.debug.assert(text.length == count.length);
-    try writer.write(buffer);
-}
-
-fn header(text: *Text, entries: []const Entry) void {
-    var place: u64 = 0;
-    text.raw("{");
-    for (entries, 0..) |*entry, i| {
-        if (i > 0) text.raw(",");
-        var buffer: [safetensors.name_bytes_max + 32]u8 = undefined;
-        text.string(if (entry.prefix) |index|
-            formatted(&buffer, "{}/{}", .{ index, entry.name })
-        else
-            entry.name);
-        text.print(":{\"dtype\":\"{}\",\"shape\":[", .{entry.dtype.label()});
-        for (entry.shape.slice(), 0..) |size, axis| {
-            if (axis > 0) text.raw(",");
-            text.print("{}", .{size});
-        }
-        const end = place + entry.shape.bytes(entry.dtype).?;
-        text.print("],\"data_offsets\":[{},{}]}", .{ place, end });
-        place = end;
-    }
-    text.raw("}");
-}
-
 pub const Facts = struct { norm: f64, clipped: bool };
-pub const File = struct { bytes: u64, sha256: [64]u8 };
 
 /// Takes the clients' deltas one after the other.
 pub const Update = struct {
@@ -73,15 +26,13 @@ pub const Update = struct {
     sums: []const []align(64) f64, // by shared value, for `sum`
     writer: files.Writer,
 
-    pub const name = "update.safetensors";
-
     /// Opens the file. The update must stay where it is in memory.
     pub fn init(update: *Update, arena: *Arena, values: *const Values, combine: Combine, clip_norm: ?f64, clients: usize) Failure!void {
         const allocator = arena.allocator();
         update.* = .{ .values = values, .combine = combine, .clip_norm = clip_norm, .sums = &.{}, .writer = undefined };
-        try update.writer.create(name, try allocator.alloc(u8, files.Writer.buffer_bytes));
+        try update.writer.create(results.update_name, try allocator.alloc(u8, files.Writer.buffer_bytes));
         errdefer update.writer.abandon();
-        var entries: std.ArrayList(Entry) = .empty;
+        var entries: std.ArrayList(safetensors.Entry) = .empty;
         for (0..if (combine == .each) clients else 1) |index| {
             for (values.list) |*value| {
                 if (!value.isShared()) continue;
@@ -94,7 +45,7 @@ pub const Update = struct {
                 });
             }
         }
-        try writeHeader(arena, &update.writer, entries.items);
+        try safetensors.writeHeader(allocator, &update.writer, entries.items);
         if (combine == .sum) update.sums = try makeSums(arena, values);
     }
 
@@ -140,7 +91,7 @@ pub const Update = struct {
     }
 
     /// Writes what is left to write, and gives the file its name.
-    pub noinline fn finish(update: *Update) Failure!File {
+    pub noinline fn finish(update: *Update) Failure!files.Written {
         var index: usize = 0;
         if (update.combine == .sum) for (update.values.list) |*value| {
             if (!value.isShared()) continue;
@@ -151,8 +102,7 @@ pub const Update = struct {
             }
             index += 1;
         };
-        const sha256 = try update.writer.commit();
-        return .{ .bytes = update.writer.bytes, .sha256 = sha256 };
+        return update.writer.commit();
     }
 
     fn writeSum(update: *Update, comptime T: type, value: *const Value, index: usize) Failure!void {
