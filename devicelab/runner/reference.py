@@ -76,6 +76,7 @@ def train_locally(
     *,
     kept: Mapping[str, Arrays] | None = None,
     evaluation: Step | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> LocalTraining:
     """Do a training job as docs/runner.md describes it.
 
@@ -87,8 +88,9 @@ def train_locally(
         shards: Data by client and label, first dimension = examples.
         kept: What clients have kept, by client and input name.
         evaluation: The evaluation step, if the losses before and after are wanted.
+        dtype: float32, or float64 to know what rounding alone does to the numbers.
     """
-    local = _Local(step, signature, job, parameters, evaluation)
+    local = _Local(step, signature, job, parameters, evaluation, dtype)
     clients = [
         local.train(each, shards[each.client], (kept or {}).get(each.client, {})) for each in job.clients
     ]
@@ -126,11 +128,12 @@ class _Local:
     job: Job
     parameters: Arrays
     evaluation: Step | None
+    dtype: torch.dtype
 
     def train(self, client: Client, shard: Arrays, kept: Arrays) -> TrainedClient:
         data = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in shard.items()}
         examples = len(next(iter(shard.values())))
-        trainer = EagerTrainer(self.step)
+        trainer = EagerTrainer(self.step, dtype=self.dtype)
         trainer.set_hyper(self.job.hyper)
         trainer.load({**self.parameters, **kept}, anchor=True)
         first = _values(trainer)

@@ -17,17 +17,17 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PROGRAM", "TARGETS", "BuildError", "Target", "build", "refresh"]
+__all__ = ["PROGRAM", "TARGETS", "BuildError", "Target", "build", "is_fresh", "refresh"]
 
 PROGRAM: Final = "devicelab-runner"
 _HERE: Final = Path(__file__).resolve().parent
+_STAMP: Final = "stamp"
 _PAGE: Final = 16384  # the largest pages of today's phones
 _LIMIT: Final = 300_000  # bytes; a program that grows beyond that has something in it that should not be there
 _COMPILER_TIMEOUT: Final = 600.0
@@ -115,8 +115,15 @@ def build(target: str, out: Path) -> Path:
     return out
 
 
-def refresh(directory: Path, targets: Iterator[str] | None = None) -> list[Path]:
-    """Build what is missing or older than its sources in ``directory/<target>/devicelab-runner``.
+def is_fresh(directory: Path, target: str) -> bool:
+    """Whether ``directory/<target>/devicelab-runner`` is there and made from today's sources."""
+    program = directory / target / PROGRAM
+    stamp = program.with_name(_STAMP)
+    return program.is_file() and stamp.is_file() and stamp.read_text() == _fingerprint()
+
+
+def refresh(directory: Path, targets: Iterable[str] = tuple(TARGETS)) -> list[Path]:
+    """Build what is missing or older than its sources in ``directory``.
 
     Returns:
         All programs, also those that were up to date.
@@ -124,15 +131,12 @@ def refresh(directory: Path, targets: Iterator[str] | None = None) -> list[Path]
     Raises:
         BuildError: The compiler is missing or failed.
     """
-    stamp = _fingerprint()
     programs = []
-    for target in targets or TARGETS:
+    for target in targets:
         program = directory / target / PROGRAM
-        note = program.with_name("stamp")
-        if not (program.is_file() and note.is_file() and note.read_text() == stamp):
-            note.unlink(missing_ok=True)
+        if not is_fresh(directory, target):
             build(target, program)
-            note.write_text(stamp)
+            program.with_name(_STAMP).write_text(_fingerprint())
         programs.append(program)
     return programs
 
@@ -179,27 +183,24 @@ def _link(target: Target, scratch: Path) -> Path:
 
 
 def _zig(*arguments: str, scratch: Path) -> None:
-    with _cache(scratch) as cache:
-        environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
-        command = [sys.executable, "-m", "ziglang", *arguments]
-        try:
-            run = subprocess.run(
-                command,
-                cwd=scratch,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=_COMPILER_TIMEOUT,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise BuildError(f"the Zig compiler cannot be run: {error}") from error
+    cache = _cache(scratch)
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "ziglang", *arguments],
+            cwd=scratch,
+            env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)},
+            capture_output=True,
+            text=True,
+            timeout=_COMPILER_TIMEOUT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"the Zig compiler cannot be run: {error}") from error
     if run.returncode:
         raise BuildError(f"the Zig compiler failed: {(run.stderr or run.stdout).strip()[-4000:]}")
 
 
-@contextmanager
-def _cache(scratch: Path) -> Iterator[Path]:
+def _cache(scratch: Path) -> Path:
     """A directory for what the compiler wants to find again; a lasting one where this user has a place."""
     explicit = os.environ.get("DEVICELAB_CACHE")
     general = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
@@ -210,11 +211,11 @@ def _cache(scratch: Path) -> Iterator[Path]:
             pass
     except OSError:
         lasting = scratch / "cache"
-    yield lasting
+    return lasting
 
 
 if __name__ == "__main__":
     try:
-        refresh(_HERE.parent / "bin", iter(sys.argv[1:]) if len(sys.argv) > 1 else None)
+        refresh(_HERE.parent / "bin", sys.argv[1:] or TARGETS)
     except (BuildError, KeyError, metadata.PackageNotFoundError) as error:
         sys.exit(f"build: {error}")
