@@ -1,5 +1,22 @@
-"""``python -m devicelab``."""
+"""The ``devicelab`` program, also as ``python -m devicelab``. Imports nothing before it can be interrupted."""
 
-from devicelab.cli import main
+import sys
+from typing import NoReturn
 
-main()
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # devicelab.errors.EXIT_INTERRUPTED
+
+
+def main() -> NoReturn:
+    """Run a command; Ctrl-C ends it quietly, from the first import on."""
+    try:
+        from devicelab.cli import main as run  # noqa: PLC0415
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

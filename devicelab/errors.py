@@ -27,8 +27,9 @@
     ├── RoundError                      6   a round failed: too few updates, or no usable average of them
     └── DeadlineError                   7   a wait was cut off; names what was waited for
 
-130 is an interrupt (Ctrl-C). A known failure never shows a traceback: the command line prints the message,
-the phone it concerns and :attr:`DevicelabError.hint`, what to do next.
+130 is an interrupt (Ctrl-C), 1 also a reader of the output that left before its end. A known failure never
+shows a traceback: the command line prints the message, the phone it concerns and :attr:`DevicelabError.hint`,
+what to do next.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,28 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_dir", "replacing", "state_dir", "write_atomically"]
+from devicelab.errors import ConfigError
+
+__all__ = ["NO_SPACE_HINT", "cache_dir", "host_error", "replacing", "state_dir", "write_atomically"]
+
+NO_SPACE_HINT = "free some space, or choose other places: --state-dir, $DEVICELAB_CACHE, $TMPDIR"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def host_error(doing: str, error: OSError) -> ConfigError:
+    """This host's own trouble (a full disk, no permission, a file in a directory's place) in words.
+
+    Args:
+        doing: What failed: "cannot build the phone image".
+        error: Why.
+    """
+    where = f" ({error.filename})" if error.filename and str(error.filename) not in doing else ""
+    reason = error.strerror or str(error)
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # one entry a file: from, to, why
+        reason = str(error.args[0][0][-1])
+    full = error.errno in _NO_SPACE or os.strerror(errno.ENOSPC) in reason
+    hint = NO_SPACE_HINT if full else "devicelab doctor looks at the directories that are used"
+    return ConfigError(f"{doing}: {reason}{where}", hint=hint)
 
 
 def state_dir(explicit: Path | None = None) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -77,3 +79,27 @@ def test_an_interrupt_in_between_leaves_the_old_file_and_no_temporary(tmp_path: 
         interrupted()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_hosts_own_trouble_in_words() -> None:
+    full = files.host_error("cannot keep it", OSError(errno.ENOSPC, "No space left on device"))
+    assert full.message == "cannot keep it: No space left on device"
+    assert "--state-dir" in str(full.hint)
+    forbidden = files.host_error("cannot keep it", PermissionError(errno.EACCES, "Permission denied", "/x"))
+    assert forbidden.message == "cannot keep it: Permission denied (/x)"
+    assert "doctor" in str(forbidden.hint)
+
+
+def test_of_many_files_that_cannot_be_copied_the_first_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "from" / name).touch()
+
+    def full(source: str, target: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    with pytest.raises(shutil.Error) as caught:
+        shutil.copytree(tmp_path / "from", tmp_path / "to", copy_function=full)
+    told = files.host_error("cannot copy", caught.value)
+    assert told.message.count("No space left on device") == 1
+    assert "--state-dir" in str(told.hint)

@@ -5,15 +5,15 @@ Commands import what they need when they run, so that ``--help`` and completion 
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import NoReturn
 
 import typer
 
 from devicelab.cli import discover, doctor, runs, virtual
-from devicelab.cli.output import print_error
-from devicelab.errors import ConfigError, DevicelabError
+from devicelab.cli.output import flushed, prepare_streams, print_error
+from devicelab.errors import DevicelabError
+from devicelab.files import host_error
 
 __all__ = ["app", "main"]
 
@@ -48,28 +48,28 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Entry point of the ``devicelab`` program: runs a command and turns known failures into exit codes.
+    """Run a command and turn known failures into exit codes; :mod:`devicelab.__main__` calls it.
 
-    Typer itself ends an interrupted command with 130 and a wrong command line with 2.
+    Typer itself ends an interrupted command with 130, a wrong command line with 2, and one whose reader has
+    left (``| head``) with 1.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    prepare_streams()
+    sys.exit(flushed(_run()))
+
+
+def _run() -> int:
+    """The exit code of the command."""
     try:
         app()
+    except SystemExit as ended:  # how Typer always ends
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except DevicelabError as error:
-        _fail(error)
-    except OSError as error:  # a full disk, a directory that is a file, no permission: this host's trouble
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(
-            ConfigError(
-                f"this machine says: {error.strerror or error}{where}",
-                hint="devicelab doctor looks at the directories that are used; --state-dir chooses another one",
-            )
-        )
-    sys.exit(0)
+        return _told(error)
+    except OSError as error:
+        return _told(host_error("this machine says", error))
+    return 0
 
 
-def _fail(error: DevicelabError) -> NoReturn:
+def _told(error: DevicelabError) -> int:
     print_error(error, as_json="--json" in sys.argv)
-    sys.exit(error.exit_code)
+    return error.exit_code

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
@@ -88,7 +88,7 @@ class VirtualDesk:
             progress: Told what is being done while an image is built.
 
         Raises:
-            ConfigError: A profile is wrong.
+            ConfigError: A profile is wrong, or this host has no space left.
             VirtualPhoneError: The image cannot be built, or a phone does not start; the message names it.
             DeadlineError: It took too long.
         """
@@ -241,7 +241,7 @@ def _launch(specs: Sequence[PhoneSpec], places: Sequence[_Place], deadline: Dead
                 launcher.kill()  # it has ended by itself, but for a deadline
 
 
-def _reports(launcher: subprocess.Popen[bytes], count: int, deadline: Deadline) -> Sequence[dict[str, str]]:
+def _reports(launcher: subprocess.Popen[bytes], count: int, deadline: Deadline) -> Sequence[dict[str, Any]]:
     """What the keepers say, until all have spoken or none can any more."""
     assert launcher.stdout is not None
     fd = launcher.stdout.fileno()
@@ -255,11 +255,12 @@ def _reports(launcher: subprocess.Popen[bytes], count: int, deadline: Deadline) 
     return [json.loads(line) for line in said.splitlines()]
 
 
-def _check(reports: Sequence[dict[str, str]], specs: Sequence[PhoneSpec], errors: IO[bytes]) -> None:
+def _check(reports: Sequence[dict[str, Any]], specs: Sequence[PhoneSpec], errors: IO[bytes]) -> None:
     """Raise if a phone did not start."""
     for report in reports:
         if "error" in report:
-            raise VirtualPhoneError(report["error"], device=report["name"], hint=report.get("hint"))
+            kind = ConfigError if report.get("host") else VirtualPhoneError
+            raise kind(report["error"], device=report["name"], hint=report.get("hint"))
     silent = {spec.name for spec in specs} - {report["name"] for report in reports}
     if silent:
         errors.seek(0)

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
+from devicelab.files import host_error
 from devicelab.virtual import family
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.ownpython import module_environment
@@ -90,7 +91,7 @@ class FamilyBody(ABC):
                     pass_fds=self._locks(),
                 )
         except OSError as error:
-            raise self._error(f"cannot start it: {error}") from error
+            raise host_error("cannot start it", error) from error
         try:
             self._await_adbd(begin, deadline)
         except BaseException:

@@ -24,7 +24,7 @@ from typing import Final
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
 from devicelab.errors import VirtualPhoneError
-from devicelab.files import cache_dir
+from devicelab.files import cache_dir, host_error
 from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch
 
@@ -125,7 +125,8 @@ def build_image(
         The root file system's directory; never write to it.
 
     Raises:
-        VirtualPhoneError: No apt, no network, a package missing, a full disk, …
+        VirtualPhoneError: No apt, no network, a package missing, …
+        ConfigError: A full disk, a cache directory that cannot be written to, …
         DeadlineError: It took too long.
     """
     arch = arch or host_arch()
@@ -143,9 +144,7 @@ def build_image(
                 _build(image, arch, deadline, progress)
                 _remove_older(images, image)
     except OSError as error:
-        raise VirtualPhoneError(
-            f"cannot build the phone image in {images}: {error.strerror or error}"
-        ) from error
+        raise host_error(f"cannot build the phone image in {images}", error) from error
     return image
 
 

@@ -5,8 +5,8 @@ phones take little longer than one and share most of their memory. Protocol:
 
 * arguments: per phone the inherited descriptors of its port and its lock, and its directory, which holds
   ``spec.json``;
-* stdout: one JSON line per phone: ``{"name": …}`` once it runs, or with ``"error"`` and ``"hint"``, and one
-  more with ``"error"`` when its keeper ends;
+* stdout: one JSON line per phone: ``{"name": …}`` once it runs, or with ``"error"``, ``"hint"`` and ``"host"``
+  (whether this host is to blame and not the phone), and one more with ``"error"`` when its keeper ends;
 * stdin: one byte per phone once all of them run. If it ends before that, ``virtual up`` has failed or died,
   and every keeper ends itself.
 """
@@ -27,7 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from devicelab.errors import DevicelabError, describe_exit
+from devicelab.errors import ConfigError, DevicelabError, describe_exit
+from devicelab.files import host_error
 from devicelab.virtual.keeper import Keeper
 from devicelab.virtual.registry import sign
 from devicelab.virtual.spec import PhoneSpec
@@ -35,6 +36,7 @@ from devicelab.virtual.spec import PhoneSpec
 __all__ = ["SPEC", "main"]
 
 SPEC = "spec.json"
+_WORDS = 300  # characters of an error or a hint: two of them fit into PIPE_BUF, however they are escaped
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,18 +106,27 @@ def _start(spec: PhoneSpec, sock: socket.socket) -> Keeper | None:
     try:
         keeper = Keeper(spec, sock)
     except DevicelabError as error:
-        _report({"name": spec.name, "error": error.message, "hint": error.hint})
+        _report_failure(spec, error)
         return None
+    except OSError as error:
+        _report_failure(spec, host_error("cannot start it", error))
+        raise
     except Exception as error:
-        _report({"name": spec.name, "error": f"its keeper failed: {error!r}"})
+        _report({"name": spec.name, "error": f"its keeper failed: {error!r}"[:_WORDS]})
         raise
     _report({"name": spec.name})
     return keeper
 
 
+def _report_failure(spec: PhoneSpec, error: DevicelabError) -> None:
+    host = isinstance(error, ConfigError)
+    hint = error.hint[:_WORDS] if error.hint else None
+    _report({"name": spec.name, "error": error.message[:_WORDS], "hint": hint, "host": host})
+
+
 def _report(message: dict[str, object]) -> None:
     """One line on stdout, which the keepers share: short enough to be written at once (PIPE_BUF)."""
-    os.write(1, json.dumps(message).encode()[:4000] + b"\n")
+    os.write(1, json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devicelab.deadline import Deadline
-from devicelab.errors import VirtualPhoneError
+from devicelab.errors import ConfigError, VirtualPhoneError
+from devicelab.files import NO_SPACE_HINT
 
 __all__ = [
     "Mirror",
@@ -38,6 +40,7 @@ Progress = Callable[[str], None]
 DEBIAN_SUITE = "trixie"  # the first Debian release whose adbd takes --device_banner
 UBUNTU_PORTS = "http://ports.ubuntu.com/ubuntu-ports"  # where Ubuntu keeps all but amd64 and i386
 _SECOND_TRY_SECONDS = 2.0
+_NO_SPACE = re.compile(r"No space left|enough free space|[Qq]uota exceeded|Wrote only \d+ of")  # apt and tar
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -94,7 +97,8 @@ def fetch_packages(
         The unpacked packages as ``name_version_arch``, sorted.
 
     Raises:
-        VirtualPhoneError: No apt, no network, no such package, a bad signature, a full disk.
+        VirtualPhoneError: No apt, no network, no such package, a bad signature.
+        ConfigError: No space left on this host.
         DeadlineError: It took too long.
     """
     deadline = deadline or Deadline(f"fetching {', '.join(names)}", 600)
@@ -289,6 +293,7 @@ def _run(argv: Sequence[str], deadline: Deadline, environment: dict[str, str] | 
 
     Raises:
         VirtualPhoneError: It failed; with its own words.
+        ConfigError: It failed for lack of space on this host.
         DeadlineError: It did not end in time; it has been killed.
     """
     try:
@@ -308,13 +313,17 @@ def _run(argv: Sequence[str], deadline: Deadline, environment: dict[str, str] | 
     except OSError as error:
         raise VirtualPhoneError(f"cannot run {argv[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        raise VirtualPhoneError(*_explain(argv, done.stderr, done.stdout))
+        why = _explain(argv, done.stderr, done.stdout)
+        if _NO_SPACE.search(done.stderr + done.stdout):
+            raise ConfigError(why, hint=NO_SPACE_HINT)
+        raise VirtualPhoneError(why)
     return done.stdout
 
 
-def _explain(argv: Sequence[str], stderr: str, stdout: str) -> tuple[str]:
+def _explain(argv: Sequence[str], stderr: str, stdout: str) -> str:
     """Turn a failed program's output into one line."""
     lines = [line.strip() for line in (stderr or stdout).splitlines() if line.strip()]
-    telling = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")] or lines[-1:]
+    telling = [line for line in lines if _NO_SPACE.search(line)]
+    telling = telling or [line.removeprefix("E: ") for line in lines if line.startswith("E: ")] or lines[-1:]
     words = [word for word in argv if not word.startswith("-")]
-    return (f"`{shlex.join(words[:2])}` failed: {'; '.join(telling[:2])[:500] or 'no word of why'}",)
+    return f"`{shlex.join(words[:2])}` failed: {'; '.join(telling[:2])[:500] or 'no word of why'}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
 from devicelab.errors import VirtualPhoneError
-from devicelab.files import cache_dir
+from devicelab.files import cache_dir, host_error
 from devicelab.virtual.image import TRIPLETS
 from devicelab.virtual.libraries import closure, read_elf
 from devicelab.virtual.packages import Progress, fetch_packages, host_arch, system_mirror
@@ -70,7 +70,7 @@ def fetch_program(
                 if not directory.is_dir():
                     _build(directory, packages, deadline, progress)
     except OSError as error:
-        raise VirtualPhoneError(f"cannot keep {name} in {programs}: {error.strerror or error}") from error
+        raise host_error(f"cannot keep {name} in {programs}", error) from error
     path = directory / name
     linker = directory / "lib" / _LINKER
     if not linker.exists():

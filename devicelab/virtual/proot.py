@@ -10,6 +10,7 @@ from pathlib import Path
 
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
+from devicelab.files import host_error
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.familybody import FamilyBody
 from devicelab.virtual.inside import ADBD, ENVIRONMENT, SHELL_ID
@@ -75,7 +76,7 @@ class ProotBody(FamilyBody):
                 (self._directory / name).mkdir(parents=True, exist_ok=True)
                 (self._directory / name).chmod(mode)
         except OSError as error:
-            raise self._error(f"cannot lay out its files: {error}") from error
+            raise host_error("cannot lay out its files", error) from error
 
     def _copy_system(self, image: Path, commands: Path | None) -> None:
         system = self._directory / "system"

@@ -35,7 +35,7 @@ def test_a_packed_header_is_read_back(command: Command, arg0: int, arg1: int, le
     assert packets.parse_header(raw, "X") == (command, arg0, arg1, length, total)
 
 
-@settings(max_examples=2500)
+@settings(max_examples=1500)
 @given(st.binary(min_size=24, max_size=24))
 @example(struct.pack("<6I", 0x4E584E43, 0, 0, 1 << 31, 0, 0x4E584E43 ^ 0xFFFFFFFF))
 def test_any_24_bytes_are_a_header_or_a_protocol_error(raw: bytes) -> None:

@@ -58,7 +58,7 @@ def decode(decoder: ShellDecoder, pieces: list[bytes]) -> dict[Channel, bytes]:
     st.integers(0, 255),
     CUTS,
 )
-@settings(max_examples=800)
+@settings(max_examples=500)
 def test_v2_frames_come_out_as_they_went_in(pid: int, said: list[Output], code: int, cuts: list[int]) -> None:
     wire = (
         frame(1, b"%d\n" % pid)
@@ -73,7 +73,7 @@ def test_v2_frames_come_out_as_they_went_in(pid: int, said: list[Output], code: 
 
 @given(st.lists(st.binary(min_size=1, max_size=80)))
 @example([frame(1, b"12"), frame(1, b"34\nhello")])
-@settings(max_examples=800)
+@settings(max_examples=500)
 def test_v2_garbage_is_decoded_or_refused(pieces: list[bytes]) -> None:
     decoder = V2Decoder()
     with contextlib.suppress(MalformedError):
@@ -142,7 +142,7 @@ def v1_wire(pid: int, output: bytes, code: int, newline: bytes) -> bytes:
     st.sampled_from([b"\n", b"\r\n"]),
     CUTS,
 )
-@settings(max_examples=800)
+@settings(max_examples=500)
 def test_v1_any_bytes_survive_a_terminal(
     pid: int, output: bytes, code: int, newline: bytes, cuts: list[int]
 ) -> None:
@@ -154,7 +154,7 @@ def test_v1_any_bytes_survive_a_terminal(
 
 
 @given(st.lists(st.binary(min_size=1, max_size=80) | st.just(MARKER.encode())))
-@settings(max_examples=600)
+@settings(max_examples=400)
 def test_v1_garbage_is_decoded_or_refused_and_not_gathered(pieces: list[bytes]) -> None:
     decoder = V1Decoder(MARKER)
     with contextlib.suppress(MalformedError):

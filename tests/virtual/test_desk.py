@@ -118,7 +118,7 @@ def test_a_phone_that_does_not_start_takes_the_others_with_it(
         return spec
 
     monkeypatch.setattr("devicelab.virtual.desk.plan_phone", broken)
-    with pytest.raises(VirtualPhoneError, match="hot-1"):
+    with pytest.raises(ConfigError, match=r"hot-1: cannot start it: .*/hot-1/body"):
         desk.up(["pixel", "hot", "pixel"])
 
     assert directories(desk) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from devicelab.deadline import Deadline
-from devicelab.errors import DeadlineError, VirtualPhoneError
+from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
 from devicelab.virtual import image as module
 from devicelab.virtual.image import COMMANDS, PROGRAMS, TRIPLETS, build_image, hold_image
 from devicelab.virtual.packages import Progress, host_arch
@@ -164,7 +164,5 @@ def test_an_unknown_architecture_is_refused() -> None:
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DEVICELAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(
-        VirtualPhoneError, match=r"cannot build the phone image in .*file/images: Not a directory"
-    ):
+    with pytest.raises(ConfigError, match=r"cannot build the phone image in .*file/images: Not a directory"):
         build_image()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devicelab.deadline import Deadline
-from devicelab.errors import DeadlineError, VirtualPhoneError
+from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
 from devicelab.virtual import packages
 from devicelab.virtual.packages import Mirror, choose_mirror, fetch_packages, parse_stanzas, system_mirror
 
@@ -151,6 +151,24 @@ def test_a_mirror_that_fails_once_is_asked_again(tmp_path: Path, monkeypatch: py
         packages, "system_mirror", lambda _deadline: Mirror("debian", "http://x", "bookworm", "")
     )
     assert fetch_packages(["mksh"], tmp_path / "dest") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "E: You don't have enough free space in /tmp/archives/.",
+        "W: An error\nE: Write error - write (28: No space left on device)\nE: Something else",
+        "tar: ./usr/lib/libz.so.1: Wrote only 6656 of 10240 bytes\ndpkg-deb: error: tar returned 2",
+    ],
+)
+def test_a_full_disk_is_the_hosts_trouble(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = tmp_path / "apt-get"
+    full.write_text(f'#!/bin/sh\ncat >&2 <<"END"\n{words}\nEND\nexit 100\n', encoding="utf-8")
+    full.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(ConfigError, match=r"`apt-get indextargets` failed: .*(space|Wrote only)") as error:
+        fetch_packages(["mksh"], tmp_path / "dest")
+    assert "--state-dir" in str(error.value.hint)
 
 
 def test_a_hanging_apt_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_a_packet_survives_the_wire(packet: Packet, with_checksum: bool) -> None
     assert header.checksum == (checksum(packet.payload) if with_checksum else 0)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(st.binary(min_size=HEADER_SIZE, max_size=HEADER_SIZE), words)
 def test_random_bytes_are_refused_or_consistent(data: bytes, limit: int) -> None:
     try:

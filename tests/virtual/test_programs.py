@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devicelab.errors import VirtualPhoneError
+from devicelab.errors import ConfigError, VirtualPhoneError
 from devicelab.virtual import programs
 from devicelab.virtual.image import TRIPLETS
 from devicelab.virtual.libraries import closure, read_elf
@@ -84,7 +84,7 @@ def test_a_package_without_the_program_leaves_nothing(cache: Path, apt: FakeApt)
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DEVICELAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(VirtualPhoneError, match=r"cannot keep env in .*Not a directory"):
+    with pytest.raises(ConfigError, match=r"cannot keep env in .*Not a directory"):
         fetch_program("env", ("debians", "ubuntus"))
 
 
