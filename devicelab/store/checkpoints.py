@@ -55,7 +55,7 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]], facts: CheckpointFacts |
 
     # One entry, for the library writes several in an order of chance.
     metadata = None if facts is None else {_KEY: json.dumps(_plain(facts), sort_keys=True)}
-    return save({name: np.ascontiguousarray(tensor) for name, tensor in sorted(tensors.items())}, metadata)
+    return save({name: np.asarray(tensor, order="C") for name, tensor in sorted(tensors.items())}, metadata)
 
 
 def _plain(facts: CheckpointFacts) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,21 +59,17 @@ class Database:
         return connection
 
     def _open_reader(self) -> sqlite3.Connection:
-        address = f"file:{quote(str(self.path))}?mode=ro"
-        connection = self._connect(address)
+        # Opened for writing where that is allowed, so that the log's index, which readers need as well, is
+        # tidied away by whoever closes last; but nothing can be written through it. Where nobody can write (a
+        # read-only medium), SQLite could not make that index; without a log it needs none.
+        log = Path(f"{self.path}-wal")
+        logged = log.exists() and log.stat().st_size > 0
+        mode = "rw" if logged or os.access(self.path.parent, os.W_OK) else "ro&immutable=1"
+        connection = self._connect(f"file:{quote(str(self.path))}?mode={mode}")
         try:
-            try:
-                version = self._version(connection)
-            except sqlite3.OperationalError as error:
-                # On a read-only medium SQLite cannot make the index of a write-ahead log. If there is no log,
-                # none is needed.
-                log = Path(f"{self.path}-wal")
-                if (log.exists() and log.stat().st_size) or not _unopened(error):
-                    raise
-                connection.close()
-                connection = self._connect(f"{address}&immutable=1")
-                version = self._version(connection)
+            version = self._version(connection)
             if version == len(schema.STEPS):
+                connection.execute("PRAGMA query_only = ON")
                 return connection
             copy = self._connect(":memory:")
             connection.backup(copy)
@@ -191,10 +188,6 @@ def _primary(error: sqlite3.Error) -> int:
     """SQLite's result code without the details in the higher bits."""
     code = getattr(error, "sqlite_errorcode", None)
     return 0 if code is None else code & 0xFF
-
-
-def _unopened(error: sqlite3.Error) -> bool:
-    return _primary(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 def _in_words(error: sqlite3.Error, path: Path) -> StoreError:

@@ -47,18 +47,17 @@ class RoundLedger(LedgerWriter):
             return self._round(number)
 
     def advance_round(self, number: int, state: RoundState) -> None:
-        """Say how far a round is; it never goes back.
+        """Say how far a round is; to say what is behind it already changes nothing.
 
         Raises:
-            ValueError: It has ended, or would go back; ``checkpointed`` and ``failed`` have their own verbs.
+            ValueError: It has ended; ``checkpointed`` and ``failed`` have their own verbs.
         """
         if state.ended:
             raise ValueError(f"a round does not become {state} this way")
         with self.together():
             known = self._open_round(number)
-            if _ORDER.index(state) < _ORDER.index(known.state):
-                raise ValueError(f"round {number} is {known.state}, it does not go back to {state}")
-            self._database.execute("UPDATE rounds SET state = ? WHERE number = ?", (state, number))
+            further = max(known.state, state, key=_ORDER.index)
+            self._database.execute("UPDATE rounds SET state = ? WHERE number = ?", (further, number))
 
     def fail_round(self, number: int, reason: str) -> None:
         """Give a round up. The global model stays as it was; the round may be begun again.
