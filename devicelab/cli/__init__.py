@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from devicelab.cli import discover, doctor, runs, virtual
+from devicelab.cli import clean, discover, doctor, runs, virtual
 from devicelab.cli.output import flushed, prepare_streams, print_error
 from devicelab.errors import DevicelabError
 from devicelab.files import host_error
@@ -28,6 +28,7 @@ app.command("discover")(discover.discover)
 app.add_typer(virtual.app, name="virtual")
 app.add_typer(runs.app, name="runs")
 app.command("doctor")(doctor.doctor)
+app.command("clean")(clean.clean)
 
 
 def _version(wanted: bool) -> None:

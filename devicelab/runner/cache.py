@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,6 @@ USES: Final = "uses"
 """The file in a job's directory that lists what the job uses, one hash a line."""
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_HASHES: Final = re.compile(r"^[0-9a-f]{64}$", re.ASCII | re.MULTILINE)
 _BUDGET: Final = 2 << 30
 _OLD_BATCH, _BATCH = 40, 400  # hashes in one command: adbd before Android 7 takes 4 KiB, an adb server 64
 
@@ -134,13 +133,25 @@ class DeviceCache:
         """What is in the cache: hash to size in bytes."""
         return {sha256: entry.size for sha256, entry in self._sweep().items()}
 
-    def clear(self) -> list[str]:
-        """Remove everything that no job on the device uses.
+    def spare(self, *, room: int = 0, without: Collection[str] = ()) -> dict[str, int]:
+        """What :meth:`trim` would remove, the least recently used first: hash to size in bytes.
+
+        Args:
+            room: How many bytes may stay.
+            without: Jobs on the device that count as gone.
+        """
+        present, _ = self._look()
+        return _least_used(present, self._in_use(without), room)
+
+    def trim(self, *, room: int = 0) -> dict[str, int]:
+        """Remove the least recently used until at most so many bytes are left; what jobs use stays in any case.
 
         Returns:
-            The hashes of what was removed.
+            What was removed: hash to size in bytes.
         """
-        return self._evict(self._sweep(), set(), 0)
+        present = self._sweep()
+        gone = self._evict(present, set(), room)
+        return {sha256: present[sha256].size for sha256 in gone}
 
     def _push(self, blob: Blob, seconds: float) -> None:
         mode = 0o555 if blob.executable else 0o444
@@ -148,42 +159,59 @@ class DeviceCache:
 
     def _sweep(self) -> dict[str, _Entry]:
         """What is there; what broken pushes left is removed on the way."""
+        found, parts = self._look()
+        if parts:
+            self._device.remove(*parts)
+        return found
+
+    def _look(self) -> tuple[dict[str, _Entry], list[str]]:
+        """What is there, and paths of what broken pushes left."""
         found, parts = {}, []
         for entry in self._device.listing(CACHE):
             if _HASH.fullmatch(entry.name) and entry.stat.is_file:
                 found[entry.name] = _Entry(entry.name, entry.stat.size, entry.stat.mtime)
             elif entry.name.endswith(PART):
                 parts.append(f"{CACHE}/{entry.name}")
-        if parts:
-            self._device.remove(*parts)
-        return found
+        return found, parts
 
     def _evict(self, present: dict[str, _Entry], protected: set[str], room: int) -> list[str]:
         """Remove the least recently used until what is left takes at most ``room`` bytes."""
-        total = sum(entry.size for entry in present.values())
-        if total <= room:
+        if sum(entry.size for entry in present.values()) <= room:
             return []
-        used = self._in_use()
-        gone: list[str] = []
-        for entry in sorted(present.values(), key=lambda each: (each.used, each.sha256)):
-            if total <= room:
-                break
-            if entry.sha256 not in protected and entry.sha256 not in used:
-                gone.append(entry.sha256)
-                total -= entry.size
+        gone = list(_least_used(present, protected | self._in_use(), room))
         self._device.remove(*(f"{CACHE}/{sha256}" for sha256 in gone))
         return gone
 
-    def _in_use(self) -> frozenset[str]:
+    def _in_use(self, without: Collection[str] = ()) -> frozenset[str]:
         """Hashes that some job on the device uses, whether it runs now or may be started again."""
-        script = f'for f in {JOBS}/*/{USES}; do [ -f "$f" ] && cat "$f"; done'
-        return frozenset(_HASHES.findall(self._device.shell("sh", "-c", script, check=False).text))
+        script = f'for f in {JOBS}/*/{USES}; do [ -f "$f" ] && echo "$f" && cat "$f"; done'
+        used: set[str] = set()
+        counts = False
+        for line in self._device.shell("sh", "-c", script, check=False).text.splitlines():
+            if line.startswith(f"{JOBS}/"):
+                counts = line.removeprefix(f"{JOBS}/").removesuffix(f"/{USES}") not in without
+            elif counts and _HASH.fullmatch(line):
+                used.add(line)
+        return frozenset(used)
 
     def _touch(self, hashes: Sequence[str]) -> None:
         """Note that they were used now."""
         old = not self._device.facts.sdk or self._device.facts.sdk < 24
         for batch in _batches(hashes, _OLD_BATCH if old else _BATCH):
             self._device.shell("sh", "-c", f'cd {CACHE} && touch "$@"', "sh", *batch)
+
+
+def _least_used(present: Mapping[str, _Entry], protected: Collection[str], room: int) -> dict[str, int]:
+    """What has to go for the rest to take at most ``room`` bytes: hash to size."""
+    total = sum(entry.size for entry in present.values())
+    gone: dict[str, int] = {}
+    for entry in sorted(present.values(), key=lambda each: (each.used, each.sha256)):
+        if total <= room:
+            break
+        if entry.sha256 not in protected:
+            gone[entry.sha256] = entry.size
+            total -= entry.size
+    return gone
 
 
 def _batches(hashes: Sequence[str], size: int) -> Iterator[Sequence[str]]:

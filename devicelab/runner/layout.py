@@ -7,12 +7,23 @@ from typing import Final
 
 from devicelab.devices.facts import WORK_DIR
 
-__all__ = ["CACHE", "ENGINES", "JOBS", "ROOT", "cached", "engine_directory", "job_directory", "kept_path"]
+__all__ = [
+    "CACHE",
+    "ENGINES",
+    "JOBS",
+    "PRIVATE",
+    "ROOT",
+    "cached",
+    "engine_directory",
+    "job_directory",
+    "kept_path",
+]
 
 ROOT: Final = f"{WORK_DIR}/devicelab"
 CACHE: Final = f"{ROOT}/cache"
 ENGINES: Final = f"{ROOT}/engines"
 JOBS: Final = f"{ROOT}/jobs"
+PRIVATE: Final = f"{ROOT}/private"
 _FROM_JOB: Final = posixpath.relpath(ROOT, f"{JOBS}/job")
 
 

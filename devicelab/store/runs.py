@@ -14,7 +14,19 @@ from devicelab.errors import ConfigError, StoreError
 from devicelab.store.records import RoundRecord, RunRecord
 from devicelab.store.run import LEDGER, RunReader
 
-__all__ = ["RunSummary", "find_run", "list_runs", "new_run_path", "newest_run", "runs_directory", "sweep_runs"]
+__all__ = [
+    "GOING",
+    "RunSummary",
+    "find_run",
+    "list_runs",
+    "new_run_path",
+    "newest_run",
+    "runs_directory",
+    "sweep_runs",
+]
+
+GOING: Final = ".gone-"
+"""How the name of a run's directory begins while it is being removed."""
 
 _ID: Final = re.compile(r"(?P<name>.+)-(?P<time>\d{8}-\d{6})-[0-9a-f]{4}", re.ASCII)
 _OLD_SECONDS: Final = 3600.0  # making a run's directory takes a second
@@ -101,9 +113,10 @@ def newest_run(state: Path, name: str | None = None) -> Path | None:
 
 
 def sweep_runs(state: Path) -> list[Path]:
-    """Remove what a crash left of runs that were being made; what was removed."""
+    """Remove what a crash left of runs that were being made or removed; what was removed."""
     directory, removed = runs_directory(state), []
-    for path in directory.glob(".new-*") if directory.is_dir() else ():
+    left = [*directory.glob(".new-*"), *directory.glob(f"{GOING}*")] if directory.is_dir() else []
+    for path in left:
         if time.time() - path.lstat().st_mtime > _OLD_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)

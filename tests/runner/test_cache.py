@@ -93,7 +93,7 @@ def test_what_is_needed_stays_even_over_the_budget(device: Device) -> None:
     report = cache.ensure([blob("c"), blob("d")], keep=[blob("b").sha256])
     assert report.evicted == ()
     assert len(cache.contents()) == 4
-    assert set(cache.clear()) == {blob(letter).sha256 for letter in "bcd"}
+    assert set(cache.trim()) == {blob(letter).sha256 for letter in "bcd"}
     assert set(cache.contents()) == {blob("a").sha256}
 
 
@@ -102,7 +102,7 @@ def test_many_hashes_fit_into_commands(device: Device) -> None:
     blobs = [Blob.of(b"%d" % n) for n in range(90)]
     assert cache.ensure(blobs).pushed == 90
     assert cache.ensure(blobs).pushed == 0
-    assert set(cache.clear()) == {each.sha256 for each in blobs}
+    assert set(cache.trim()) == {each.sha256 for each in blobs}
 
 
 def test_a_full_device_loses_what_it_need_not_have(desk: VirtualDesk, tmp_path: Path) -> None:

@@ -1,0 +1,145 @@
+"""``devicelab clean`` from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devicelab.lab import Lab
+from devicelab.runner.cache import Blob, DeviceCache
+from devicelab.runner.layout import JOBS, PRIVATE, ROOT
+from devicelab.store.run import RunReader
+from devicelab.store.runs import list_runs
+from devicelab.virtual.desk import VirtualDesk
+from tests.cli.command import devicelab, document
+from tests.report.ledgers import begin_round, begin_run, finish_run, plan_job
+
+
+@pytest.fixture
+def state(own_home: Path) -> Path:
+    return own_home / "state"
+
+
+def names(state: Path) -> list[str]:
+    return [each.id for each in list_runs(state)]
+
+
+class TestOnThisHost:
+    def test_nothing_said_is_nothing_done(self, state: Path) -> None:
+        finish_run(state)
+        told = document("clean", "--yes", code=2)["error"]
+        assert "--phones" in told["hint"]
+        assert "--phones" in devicelab("clean", "--private", "--runs", "--yes", code=2).stderr
+        assert len(names(state)) == 1
+
+    def test_nobody_to_ask(self, state: Path) -> None:
+        finish_run(state)
+        for extra in ((), ("--json",)):
+            assert "--yes" in devicelab("clean", "--runs", "--keep", "0", *extra, code=2).stderr
+        assert len(names(state)) == 1
+
+    def test_old_runs_go_and_the_newest_stay(self, state: Path) -> None:
+        paths = [finish_run(state, rounds=1, age=100 * age) for age in (3, 2, 1)]
+        words = ("clean", "--runs", "--keep", "2")
+        looked = document(*words, "--dry-run")
+        assert (looked["removed"], [each["run"] for each in looked["runs"]]) == (False, [paths[0].name])
+        assert looked["host_bytes"] == looked["runs"][0]["bytes"] > 0
+        assert len(names(state)) == 3
+        assert document(*words, "--yes") == {**looked, "removed": True}
+        assert names(state) == [path.name for path in paths[1:]]
+        assert document(*words, "--yes")["removed"] is False
+        assert "nothing to remove" in devicelab(*words, "--yes").stdout
+
+    def test_a_run_that_somebody_writes_stays(self, state: Path) -> None:
+        with begin_run(state) as run:
+            assert document("clean", "--runs", "--keep", "0", "--yes")["runs"] == []
+            assert names(state) == [run.path.name]
+
+    def test_updates_of_rounds_that_have_a_checkpoint(self, state: Path) -> None:
+        path = finish_run(state)
+        with RunReader(path) as reader:
+            blobs = reader.ledger.blobs()
+            size = sum(reader.blobs.path(sha256).stat().st_size for sha256 in blobs)
+        done = document("clean", "--updates", "--yes")
+        assert done["updates"] == [{"run": path.name, "rounds": [1, 2, 3], "bytes": size}]
+        with RunReader(path) as reader:
+            assert reader.ledger.blobs() == set()
+            assert reader.verify() == []
+            assert not [each for each in blobs if reader.blobs.path(each).exists()]
+        assert document("runs", "show")["rounds"][0]["clients"] == 4, "the ledger still tells of them"
+
+    def test_one_run_that_cannot_be_read_keeps_no_other_from_being_cleaned(self, state: Path) -> None:
+        good, bad = finish_run(state), finish_run(state, age=9)
+        (bad / "ledger.sqlite").write_bytes(b"nonsense" * 100)
+        done = document("clean", "--updates", "--yes", code=4)
+        assert [each["run"] for each in done["updates"]] == [good.name]
+        assert bad.name in done["problems"][0]
+
+
+@pytest.mark.usefixtures("image")
+class TestOnPhones:
+    @pytest.fixture
+    def serial(self, own_home: Path) -> Iterator[str]:
+        """A phone with two jobs, something that nobody uses, and a client's private values."""
+        [phone] = document("virtual", "up")["phones"]
+        with Lab(transport="direct") as lab:
+            [device] = lab.discover()
+            DeviceCache(device).ensure([Blob.of(b"n" * 5000), Blob.of(b"used")])
+            for job in ("r1-good", "spent"):
+                device.push(b"{}", f"{JOBS}/{job}/job.json")
+            device.push(f"{Blob.of(b'used').sha256}\n".encode(), f"{JOBS}/r1-good/uses")
+            device.push(b"own", f"{PRIVATE}/plan/17.safetensors")
+        yield phone["address"]
+        devicelab("virtual", "down")
+
+    def left(self) -> set[str]:
+        """What is in devicelab's directory on the phone, two levels deep."""
+        with Lab(transport="direct") as lab:
+            [device] = lab.discover()
+            return {
+                f"{above.name}/{entry.name}"
+                for above in device.listing(ROOT)
+                for entry in device.listing(f"{ROOT}/{above.name}")
+            }
+
+    def test_what_a_run_needs_stays_until_the_run_goes(self, serial: str, state: Path) -> None:
+        with begin_run(state) as run:
+            begin_round(run, 1, ["good"])
+            plan_job(run, 1, "good")
+        words = ("clean", "--phones", "--transport", "direct")
+        [looked] = document(*words, "--dry-run")["phones"]
+        assert (looked["device"], looked["jobs"], looked["problem"]) == (serial, ["spent"], "")
+        assert (looked["cache_files"], looked["cache_bytes"], looked["private"]) == (1, 5000, 1)
+        [stays] = looked["kept"]
+        assert stays["job"] == "r1-good"
+        assert run.path.name in stays["reason"]
+        assert len(self.left()) == 5, "nothing has happened yet"
+
+        [done] = document(*words, "--yes")["phones"]
+        assert done == looked
+        used = Blob.of(b"used").sha256
+        assert self.left() == {"jobs/r1-good", f"cache/{used}", "private/plan"}
+
+        said = devicelab(*words, "--runs", "--keep", "0", "--private", "--yes").stdout
+        assert "freed" in said
+        assert names(state) == []
+        assert self.left() == set()
+
+    def test_a_phone_that_is_silent_is_a_problem_of_its_own(self, serial: str, state: Path) -> None:
+        [phone] = VirtualDesk(state).list()
+        devicelab("virtual", "fault", phone.name, "freeze")
+        done = document("clean", "--phones", "--transport", "direct", "--yes", code=4)
+        [told] = done["phones"]
+        assert told["problem"]
+        devicelab("virtual", "fault", phone.name, "thaw")
+        assert len(self.left()) == 5
+
+    def test_a_phone_at_work_is_left_alone(self, serial: str) -> None:
+        with Lab(transport="direct") as lab:
+            [device] = lab.discover()
+            with lab.lease(device, "training"):
+                [told] = document("clean", "--phones", "--transport", "direct", "--yes", code=4)["phones"]
+        assert "training" in told["problem"]
+        assert len(self.left()) == 5
