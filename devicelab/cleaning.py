@@ -2,7 +2,7 @@
 
 On a phone a job goes unless it runs or a run of this host still needs it, and of the cache what no job uses,
 the least recently used first. Clients' private values exist nowhere else and go only on request. On the host
-old runs go, and updates whose rounds have a checkpoint.
+old runs go; updates that are averaged need no cleaning: rounds see to that themselves.
 """
 
 from __future__ import annotations
@@ -18,16 +18,8 @@ from devicelab.errors import ConfigError, DevicelabError, StoreError
 from devicelab.lab import Lab
 from devicelab.report.litter import Litter, OldRun, PhoneLitter
 from devicelab.runner.remains import Remains, remains_of, remove_remains
-from devicelab.store.runs import list_runs, sweep_runs
-from devicelab.store.tidying import (
-    SpentUpdates,
-    forget_spent,
-    needed_jobs,
-    old_runs,
-    remove_run,
-    spent_updates,
-    tree_bytes,
-)
+from devicelab.store.runs import sweep_runs
+from devicelab.store.tidying import needed_jobs, old_runs, remove_run, tree_bytes
 
 __all__ = ["Cleaning", "Wishes"]
 
@@ -44,18 +36,16 @@ class Wishes:
         room: How many bytes may stay in each phone's cache.
         private: With the phones, their clients' private values.
         keep_runs: How many of the newest runs stay; None: all.
-        updates: Updates whose rounds have a checkpoint.
     """
 
     phones: bool = False
     room: int = 0
     private: bool = False
     keep_runs: int | None = None
-    updates: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.phones or self.updates or self.keep_runs is not None):
-            raise ConfigError("there is nothing to clean", hint="say what: --phones, --runs, --updates")
+        if not self.phones and self.keep_runs is None:
+            raise ConfigError("there is nothing to clean", hint="say what: --phones, --runs, or both")
         if (self.private or self.room) and not self.phones:
             raise ConfigError("private values and caches are on phones", hint="say --phones, too")
 
@@ -87,24 +77,13 @@ class Cleaning:
         wishes = self._wishes
         old = [] if wishes.keep_runs is None else old_runs(self._state, wishes.keep_runs)
         going = {each.path for each in old}
-        spent: list[SpentUpdates] = []
-        problems: list[str] = []
-        for summary in list_runs(self._state) if wishes.updates else ():
-            if summary.path in going:
-                continue
-            try:
-                found = spent_updates(summary.path)
-            except StoreError as error:
-                problems.append(error.message)
-            else:
-                spent += [found] if found.rounds else []
         needed = {
             job: f"run {run} goes on with it (run-round --resume)"
             for job, run in needed_jobs(self._state, without=going).items()
         }
         phones = self._each(lambda device: self._litter(device, remains_of(device, needed, room=wishes.room)))
         runs = tuple(OldRun(each.path, tree_bytes(each.path)) for each in old)
-        return Litter(phones, runs, tuple(spent), tuple(problems))
+        return Litter(phones, runs)
 
     def remove(self, found: Litter) -> Litter:
         """Remove what was found, as far as it still can go.
@@ -117,11 +96,17 @@ class Cleaning:
         """
         by_serial = {each.device: each for each in found.phones}
         phones = self._each(lambda device: self._clean(device, by_serial[device.serial]))
+        runs: list[OldRun] = []
         problems: list[str] = []
-        runs = [each for each in found.runs if _done(remove_run, each.path, problems)]
-        updates = [each for each in found.updates if _done(forget_spent, each.path, problems)]
+        for run in found.runs:
+            try:
+                remove_run(run.path)
+            except StoreError as error:
+                problems.append(error.message)
+            else:
+                runs.append(run)
         sweep_runs(self._state)
-        return Litter(phones, tuple(runs), tuple(updates), (*found.problems, *problems))
+        return Litter(phones, tuple(runs), tuple(problems))
 
     def _clean(self, device: Device, litter: PhoneLitter) -> PhoneLitter:
         if litter.problem:
@@ -157,13 +142,3 @@ class Cleaning:
 
         with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix=_PURPOSE) as pool:
             return tuple(pool.map(one, self._devices))
-
-
-def _done(what: Callable[[Path], object], path: Path, problems: list[str]) -> bool:
-    """Whether it could be done; if not, why goes to the problems."""
-    try:
-        what(path)
-    except StoreError as error:
-        problems.append(error.message)
-        return False
-    return True

@@ -40,10 +40,6 @@ def clean(
     keep: Annotated[
         int, typer.Option("--keep", metavar="N", min=0, help="With --runs: how many of the newest stay.")
     ] = 10,
-    updates: Annotated[
-        bool,
-        typer.Option("--updates", help="Clients' updates on this host whose rounds have a checkpoint."),
-    ] = False,
     device: DeviceOption = None,
     connect: ConnectOption = None,
     transport: TransportOption = "auto",
@@ -68,7 +64,6 @@ def clean(
         room=parse_size(keep_cache),
         private=private,
         keep_runs=keep if runs else None,
-        updates=updates,
     )
     asks = not (dry_run or yes)
     if asks and (as_json or not sys.stdin.isatty()):

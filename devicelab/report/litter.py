@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from rich.text import Text
 from devicelab.devices.text import clean
 from devicelab.report.figures import plural, size
 from devicelab.report.tables import plain_table
-from devicelab.store.tidying import SpentUpdates
 
 __all__ = ["Litter", "OldRun", "PhoneLitter", "litter_document", "litter_table"]
 
@@ -63,19 +62,17 @@ class Litter:
     Attributes:
         phones: From each phone.
         runs: Whole runs.
-        updates: Updates that are averaged already, of runs that stay.
         problems: What of this host could not be looked at or removed.
     """
 
     phones: tuple[PhoneLitter, ...] = ()
     runs: tuple[OldRun, ...] = ()
-    updates: tuple[SpentUpdates, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether nothing goes."""
-        return all(each.empty for each in self.phones) and not (self.runs or self.updates)
+        return all(each.empty for each in self.phones) and not self.runs
 
     @property
     def failed(self) -> bool:
@@ -90,7 +87,7 @@ class Litter:
     @property
     def host_bytes(self) -> int:
         """Of this host."""
-        return sum(run.bytes for run in self.runs) + sum(each.bytes for each in self.updates)
+        return sum(each.bytes for each in self.runs)
 
 
 def litter_document(litter: Litter, *, removed: bool) -> dict[str, Any]:
@@ -99,9 +96,6 @@ def litter_document(litter: Litter, *, removed: bool) -> dict[str, Any]:
         "removed": removed,
         "phones": [_phone_document(each) for each in litter.phones],
         "runs": [{"run": each.path.name, "bytes": each.bytes} for each in litter.runs],
-        "updates": [
-            {"run": each.path.name, "rounds": list(each.rounds), "bytes": each.bytes} for each in litter.updates
-        ],
         "problems": list(litter.problems),
         "phone_bytes": litter.phone_bytes,
         "host_bytes": litter.host_bytes,
@@ -127,10 +121,9 @@ def litter_table(litter: Litter, *, removed: bool) -> RenderableType:
     if litter.phones:
         headings = ("PHONE", "JOBS", "CACHE", "PRIVATE VALUES")
         parts.append(plain_table(headings, map(_phone_row, litter.phones), keep={"PHONE"}))
-    if litter.runs or litter.updates:
-        rows = [[each.path.name, "all of it", size(each.bytes)] for each in litter.runs]
-        rows += [[each.path.name, _updates(each.rounds), size(each.bytes)] for each in litter.updates]
-        parts.append(plain_table(("RUN", "WHAT", "SIZE"), rows, keep={"RUN"}))
+    if litter.runs:
+        rows = [[clean(each.path.name), size(each.bytes)] for each in litter.runs]
+        parts.append(plain_table(("RUN", "SIZE"), rows, keep={"RUN"}))
     parts += _notes(litter)
     freed = f"{size(litter.phone_bytes)} on phones, {size(litter.host_bytes)} here"
     if litter.empty:
@@ -146,10 +139,6 @@ def _phone_row(each: PhoneLitter) -> list[str]:
         private += "" if each.private_goes else " (stay)"
     cache = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "nothing"
     return [clean(each.device), str(len(each.going)), cache, private]
-
-
-def _updates(rounds: Sequence[int]) -> str:
-    return f"updates of {plural(len(rounds), 'round')}"
 
 
 def _notes(litter: Litter) -> list[Text]:

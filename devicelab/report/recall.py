@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import fsum
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import yaml
 
@@ -53,7 +53,14 @@ def _recall(ledger: LedgerReader, *, running: bool) -> RunHistory:
     names = _names(ledger.devices())
     evaluations = ledger.evaluations()
     measured = {number: _evaluated(evaluations, number) for number in {each.round for each in evaluations}}
-    told = _Told(names, jobs, ledger.updates(accepted=True), ledger.phases(), ledger.exclusions(), measured)
+    told = _Told(
+        names,
+        _by_round(jobs),
+        _by_round(ledger.updates(accepted=True)),
+        _by_round(ledger.phases()),
+        _by_round(ledger.exclusions()),
+        measured,
+    )
     rounds = tuple(_round(summary, told) for summary in summaries)
     wanted = wanted_rounds(run.experiment) or len(rounds)
     last = ledger.checkpoint()
@@ -148,15 +155,32 @@ def state_of(last: RoundRecord | None, checkpointed: int, wanted: int, *, runnin
     return "stopped", ""
 
 
+class _OfRound(Protocol):
+    """A record that is about one round."""
+
+    @property
+    def round(self) -> int: ...
+
+
+_Record = TypeVar("_Record", bound=_OfRound)
+
+
+def _by_round(records: Iterable[_Record]) -> dict[int, list[_Record]]:
+    found: dict[int, list[_Record]] = {}
+    for each in records:
+        found.setdefault(each.round, []).append(each)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What the ledger says of all rounds."""
+    """What the ledger says, by round."""
 
     names: Mapping[str, str]
-    jobs: Sequence[JobRecord]
-    updates: Sequence[UpdateRecord]
-    phases: Sequence[PhaseRecord]
-    exclusions: Sequence[ExclusionRecord]
+    jobs: Mapping[int, Sequence[JobRecord]]
+    updates: Mapping[int, Sequence[UpdateRecord]]
+    phases: Mapping[int, Sequence[PhaseRecord]]
+    exclusions: Mapping[int, Sequence[ExclusionRecord]]
     measured: Mapping[int, Mapping[str, float]]
 
     def name(self, device: str) -> str:
@@ -165,9 +189,8 @@ class _Told:
 
 def _round(summary: RoundSummary, told: _Told) -> RoundHistory:
     number, record = summary.round.number, summary.round
-    jobs = [job for job in told.jobs if job.round == number]
-    phases = [phase for phase in told.phases if phase.round == number]
-    updates = [update for update in told.updates if update.round == number]
+    jobs, phases = told.jobs.get(number, []), told.phases.get(number, [])
+    updates = told.updates.get(number, [])
     parts = [
         _part(told.name(device), device, jobs, phases, updates)
         for device in dict.fromkeys(job.device for job in jobs if job.verb == "train")
@@ -189,7 +212,7 @@ def _round(summary: RoundSummary, told: _Told) -> RoundHistory:
         bytes_sent=summary.bytes_sent,
         bytes_received=summary.bytes_received,
         parts=tuple(parts),
-        missing=tuple(_missing(number, jobs, told)),
+        missing=tuple(_missing(jobs, told.exclusions.get(number, []), told)),
     )
 
 
@@ -233,16 +256,17 @@ def _mean(values: Iterable[tuple[float | None, int]]) -> float | None:
     return fsum(value * examples for value, examples in known) / total if total else None
 
 
-def _missing(number: int, jobs: Sequence[JobRecord], told: _Told) -> Iterable[Missing]:
-    """Jobs that ended badly, and exclusions that say something else."""
-    seen: set[tuple[str, str]] = set()
-    for job in jobs:
-        if job.state in _ENDED_BADLY:
-            seen.add((job.device, job.reason))
-            how = job.state.value if job.verb == "train" else f"evaluation {job.state.value}"
-            yield Missing(told.name(job.device), how, job.reason)
-    for each in told.exclusions:
-        if each.round == number and (each.device, each.reason) not in seen:
+def _missing(
+    jobs: Sequence[JobRecord], exclusions: Iterable[ExclusionRecord], told: _Told
+) -> Iterable[Missing]:
+    """Jobs that ended badly, and exclusions that are about something else."""
+    bad = [job for job in jobs if job.state in _ENDED_BADLY]
+    for job in bad:
+        how = job.state.value if job.verb == "train" else f"evaluation {job.state.value}"
+        yield Missing(told.name(job.device), how, job.reason)
+    known = {(job.device, frozenset(job.clients)) for job in bad} | {(job.device, job.reason) for job in bad}
+    for each in exclusions:
+        if known.isdisjoint({(each.device, frozenset(each.clients)), (each.device, each.reason)}):
             yield Missing(told.name(each.device), "excluded", each.reason, each.clients)
 
 

@@ -44,6 +44,8 @@ def words(event: Event, *, lasting: bool = False) -> list[Text]:
     style = _style(event)
     if lasting and not style and not isinstance(event, RunStarted | RoundFinished):
         return []
+    if lasting and isinstance(event, Excluded):  # its phase has ended with the same words
+        return []
     said = _without(event) if lasting and isinstance(event, CohortChosen) else _said(event)
     return [Text(line, style=style) for line in said]
 

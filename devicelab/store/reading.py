@@ -168,14 +168,20 @@ class LedgerReader:
         """What every round came to, in order."""
         with self.snapshot():
             rounds, accepted, jobs = self.rounds(), self.updates(accepted=True), self.jobs()
-        return [
-            _summary(
-                number,
-                [each for each in accepted if each.round == number.number],
-                [each for each in jobs if each.round == number.number],
-            )
-            for number in rounds
-        ]
+        by_round: dict[int, tuple[list[UpdateRecord], list[JobRecord]]] = {}
+        for update in accepted:
+            by_round.setdefault(update.round, ([], []))[0].append(update)
+        for job in jobs:
+            by_round.setdefault(job.round, ([], []))[1].append(job)
+        return [_summary(each, *by_round.get(each.number, ([], []))) for each in rounds]
+
+    def summary(self, number: int) -> RoundSummary | None:
+        """What one round came to, if it was begun."""
+        with self.snapshot():
+            known = self.round(number)
+            if known is None:
+                return None
+            return _summary(known, self.updates(number, accepted=True), self.jobs(number))
 
 
 def _summary(number: RoundRecord, updates: list[UpdateRecord], jobs: list[JobRecord]) -> RoundSummary:

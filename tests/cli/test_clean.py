@@ -10,7 +10,6 @@ import pytest
 from devicelab.lab import Lab
 from devicelab.runner.cache import Blob, DeviceCache
 from devicelab.runner.layout import JOBS, PRIVATE, ROOT
-from devicelab.store.run import RunReader
 from devicelab.store.runs import list_runs
 from devicelab.virtual.desk import VirtualDesk
 from tests.cli.command import devicelab, document
@@ -56,26 +55,6 @@ class TestOnThisHost:
         with begin_run(state) as run:
             assert document("clean", "--runs", "--keep", "0", "--yes")["runs"] == []
             assert names(state) == [run.path.name]
-
-    def test_updates_of_rounds_that_have_a_checkpoint(self, state: Path) -> None:
-        path = finish_run(state)
-        with RunReader(path) as reader:
-            blobs = reader.ledger.blobs()
-            size = sum(reader.blobs.path(sha256).stat().st_size for sha256 in blobs)
-        done = document("clean", "--updates", "--yes")
-        assert done["updates"] == [{"run": path.name, "rounds": [1, 2, 3], "bytes": size}]
-        with RunReader(path) as reader:
-            assert reader.ledger.blobs() == set()
-            assert reader.verify() == []
-            assert not [each for each in blobs if reader.blobs.path(each).exists()]
-        assert document("runs", "show")["rounds"][0]["clients"] == 4, "the ledger still tells of them"
-
-    def test_one_run_that_cannot_be_read_keeps_no_other_from_being_cleaned(self, state: Path) -> None:
-        good, bad = finish_run(state), finish_run(state, age=9)
-        (bad / "ledger.sqlite").write_bytes(b"nonsense" * 100)
-        done = document("clean", "--updates", "--yes", code=4)
-        assert [each["run"] for each in done["updates"]] == [good.name]
-        assert bad.name in done["problems"][0]
 
 
 @pytest.mark.usefixtures("image")

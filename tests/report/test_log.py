@@ -138,6 +138,12 @@ def test_what_is_cohort_and_what_is_not() -> None:
     assert [line.plain for line in words(event, lasting=True)] == ["round 1: without B, client y: no shard"]
 
 
+def test_an_end_is_told_once_where_it_stays_in_sight() -> None:
+    end = DevicePhase(1, "A", Phase.LATE, "cut off")
+    assert [line.plain for line in words(end, lasting=True)] == ["round 1: A late: cut off"]
+    assert words(Excluded(1, Exclusion("A", "cut off", ("x",))), lasting=True) == []
+
+
 def test_words_of_phones_stay_on_their_line() -> None:
     for event in (
         DevicePhase(1, "A\x1b[1m\nB", Phase.FAILED, "one\ntwo\x1b[2J"),

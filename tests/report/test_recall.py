@@ -9,6 +9,7 @@ from devicelab.report.history import Missing, RunHistory
 from devicelab.report.recall import wanted_rounds
 from devicelab.report.runs import history_of
 from devicelab.store.records import JobState
+from devicelab.store.run import Run, RunReader
 from tests.report.ledgers import (
     BEGAN,
     EXPERIMENT,
@@ -67,6 +68,13 @@ def test_who_was_missing_is_told_once(history: RunHistory) -> None:
     )
 
 
+def test_one_round_is_summed_up_as_all_are(tmp_path: Path) -> None:
+    path = finish_run(tmp_path)
+    with RunReader(path) as run:
+        assert [run.ledger.summary(number) for number in (1, 2, 3)] == run.ledger.summaries()
+        assert run.ledger.summary(4) is None
+
+
 def test_readings_count_from_the_beginning(history: RunHistory) -> None:
     assert len(history.readings) == 2 * 7
     assert [one.seconds for one in history.readings] == sorted(one.seconds for one in history.readings)
@@ -104,8 +112,6 @@ def test_a_round_that_failed_and_was_begun_anew(tmp_path: Path) -> None:
     seen = history_of(path)
     assert (seen.state, seen.reason) == ("failed", "round 1: 1 of 2 phones, the quorum is 2")
     assert seen.rounds[0].missing == (Missing("lost", "failed", "the cable was pulled"),)
-    from devicelab.store.run import Run
-
     with Run(path) as run:
         begin_round(run, 1, ["good", "lost"])
         run.ledger.reopen_job(job)

@@ -8,16 +8,9 @@ import pytest
 
 from devicelab.errors import StoreError
 from devicelab.store.records import JobState, RoundState
-from devicelab.store.run import Run, RunReader
+from devicelab.store.run import Run
 from devicelab.store.runs import list_runs, new_run_path, runs_directory
-from devicelab.store.tidying import (
-    forget_spent,
-    needed_jobs,
-    old_runs,
-    remove_run,
-    spent_updates,
-    tree_bytes,
-)
+from devicelab.store.tidying import needed_jobs, old_runs, remove_run, tree_bytes
 from tests.store.making import begin, facts, make_run, model
 
 
@@ -63,38 +56,6 @@ def test_a_damaged_run_can_go(tmp_path: Path) -> None:
     assert [each.path for each in old_runs(tmp_path, 0)] == [path]
     remove_run(path)
     assert list_runs(tmp_path) == []
-
-
-def test_updates_are_spent_once_there_is_a_checkpoint(tmp_path: Path) -> None:
-    path = checkpointed(tmp_path, rounds=2)
-    with Run(path) as run:
-        for job in begin(run, 3):
-            finish(run, job)
-    spent = spent_updates(path)
-    assert spent.rounds == (1, 2)
-    assert spent.bytes == 4 * len("update r1-A")
-    forget_spent(path)
-    with RunReader(path) as reader:
-        assert reader.verify() == []
-        assert [each.kept for each in reader.ledger.updates(1)] == [False] * 4
-        assert [each.kept for each in reader.ledger.updates(3)] == [True] * 4
-        for each in reader.ledger.updates():
-            assert each.blob is not None
-            assert reader.blobs.path(each.blob).exists() == each.kept
-    assert spent_updates(path).rounds == ()
-
-
-def test_an_update_that_is_also_another_rounds_stays(tmp_path: Path) -> None:
-    with make_run(new_run_path(tmp_path, "digits")) as run:
-        for number in (1, 2):
-            for job in begin(run, number, devices=["A"], each=1):
-                run.record_update(job, b"the same bytes", [facts("A0")])
-            if number == 1:
-                run.save_checkpoint(1, model())
-    assert (spent_updates(run.path).rounds, spent_updates(run.path).bytes) == ((1,), 0)
-    forget_spent(run.path)
-    with RunReader(run.path) as reader:
-        assert reader.verify() == []
 
 
 def test_jobs_that_somebody_still_needs(tmp_path: Path) -> None:
