@@ -17,10 +17,11 @@ from devicelab.adb.server_connection import LOST_HINT, ServerConnection, ServerS
 from devicelab.adb.smartsocket import RefusedError, parse_server_status, query
 from devicelab.adb.watch import watch_server
 from devicelab.deadline import Deadline
-from devicelab.errors import AdbUnavailableError, DeviceLostError
+from devicelab.errors import AdbUnavailableError, DeadlineError, DeviceLostError
 
 __all__ = ["ServerConnection", "ServerStream", "ServerTransport"]
 
+_HELLO_SECONDS = 4.0  # for a server's first answer, which takes a millisecond
 _RECONNECT_SECONDS = 5.0  # for one address in one listing
 _RECONNECTS = 3  # attempts for an address that the server connects to and loses again
 _RECONNECT_PAUSE = 0.3  # seconds, longer each time
@@ -53,14 +54,18 @@ class ServerTransport:
 
         Raises:
             AdbUnavailableError: None answers there.
-            DeadlineError: Something accepts connections there, but is silent.
+            DeadlineError: Something accepts connections there, but is silent; names it.
         """
         where = address or ServerAddress.from_environment()
+        hello = deadline.within(f"answer of the adb server on {where}", _HELLO_SECONDS)
         try:
-            version = query(where, "host:version", deadline)
+            version = query(where, "host:version", hello)
             if not version.isalnum():  # int() would take a sign
                 raise ValueError(f"{version[:40]!r} is no version")
             protocol = int(version, 16)
+        except DeadlineError as error:
+            error.hint = "if it is no adb server, end it, or name another port: ANDROID_ADB_SERVER_PORT"
+            raise
         except (RefusedError, ValueError) as error:
             raise AdbUnavailableError(f"what answers on {where} is no adb server: {error}") from error
         try:

@@ -69,5 +69,15 @@ def test_a_program_that_cannot_start_a_server_is_reported(
 def test_a_silent_server_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmartServer({"host:version": silence()}) as server:
         _listen(monkeypatch, server)
-        with pytest.raises(DeadlineError):
+        with pytest.raises(DeadlineError) as caught:
             open_transport("auto", Deadline("start of the transport", 0.3))
+    assert caught.value.message.startswith(f"answer of the adb server on {server.address}: no end within 0.")
+    assert "ANDROID_ADB_SERVER_PORT" in str(caught.value.hint)
+
+
+def test_a_silent_server_costs_less_than_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devicelab.adb.server._HELLO_SECONDS", 0.2)
+    with SmartServer({"host:version": silence()}) as server:
+        _listen(monkeypatch, server)
+        with pytest.raises(DeadlineError, match=r"no end within 0\.2 s"):
+            open_transport("server", _soon())
