@@ -28,6 +28,7 @@ __all__ = [
     "print_json_line",
 ]
 
+_PIPE_WIDTH = 200  # characters
 _READER_LEFT = 1  # what Typer and rich end with, too
 
 
@@ -104,8 +105,14 @@ def flushed(code: int) -> int:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console of now: made at each call, so that redirected streams and terminal sizes are seen."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=stderr)
+    """A console of now: made at each call, so that redirected streams and terminal sizes are seen.
+
+    What goes to a file or a pipe has room for every column.
+    """
+    made = Console(stderr=stderr, highlight=False, soft_wrap=stderr)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _PIPE_WIDTH
+    return made
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from devicelab.devices.device import Device
 from devicelab.devices.states import DeviceState
-from devicelab.report.tables import plain_table
+from devicelab.report.tables import FittedTable
 
 __all__ = ["device_document", "device_table", "devices_document", "state_text"]
 
@@ -59,13 +59,16 @@ def state_text(device: Device) -> Text:
 def _gigabytes(megabytes: int | None) -> str:
     if megabytes is None:
         return _UNKNOWN
-    return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+    gigabytes = megabytes / 1024
+    if megabytes < 1000:
+        return f"{megabytes} MB"
+    return f"{gigabytes:.1f} GB" if gigabytes < 9.95 else f"{gigabytes:.0f} GB"
 
 
 def _battery(device: Device) -> str:
     percent, celsius = device.facts.battery_percent, device.facts.battery_celsius
-    parts = [f"{percent:.0f} %"] if percent is not None else []
-    parts += [f"{celsius:.0f} °C"] if celsius is not None else []
+    parts = [f"{percent:.0f}%"] if percent is not None else []
+    parts += [f"{celsius:.0f}°C"] if celsius is not None else []
     return " ".join(parts) or _UNKNOWN
 
 
@@ -101,7 +104,7 @@ def device_table(devices: Sequence[Device], *, via: str) -> RenderableType:
         via: The transport's description of itself.
     """
     headings = ("SERIAL", "MODEL", "ANDROID", "ABI", "RAM", "FREE", "BATTERY", "STATE")
-    table = plain_table(headings, map(_row, devices), keep={"SERIAL", "BATTERY", "STATE"})
+    table = FittedTable(headings, map(_row, devices), spare=("RAM", "ABI", "FREE", "ANDROID", "BATTERY"))
     notes = [
         Text.assemble((f"{device.serial}: ", "bold"), note) for device in devices for note in _notes(device)
     ]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from rich.console import Console, RenderableType
 
 from devicelab.adb.connection import EndpointState
@@ -56,6 +57,21 @@ def test_the_table_tells_why_under_it(tmp_path: Path) -> None:
     drawn = _drawn(device_table(_one(tmp_path, Character(tenths=470)), via="a test"))
     assert "A: battery at 47.0 °C" in drawn
     assert "1 device, 0 ready · a test" in drawn
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 80, 120])
+def test_a_narrow_terminal_costs_columns_and_no_words(tmp_path: Path, width: int) -> None:
+    phones = [answering("127.0.0.1:6100", Character), FakePhone("B", state=EndpointState.UNAUTHORIZED)]
+    drawn = _drawn(device_table(_look(tmp_path, *phones), via="a test"), width)
+    head, first, second, *rest = drawn.splitlines()
+    assert all(len(line) <= width for line in drawn.splitlines())
+    for heading, cell in (("SERIAL", "127.0.0.1:6100"), ("MODEL", "Pixel 9"), ("STATE", "ready")):
+        assert heading in head
+        assert cell in first
+    assert second.startswith("B ")
+    assert ("RAM" in head) == ("7.6 GB" in first) == (width == 120)
+    assert ("BATTERY" in head) == ("80% 27°C" in first) == (width >= 50)
+    assert any("left out" in line for line in rest) == (width < 120)
 
 
 def test_an_empty_table_says_what_to_do() -> None:
