@@ -14,6 +14,7 @@ __all__ = [
     "middle",
     "natural",
     "plural",
+    "rank",
     "round_duration",
     "round_size",
     "size",
@@ -109,3 +110,8 @@ def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts ``phone-9`` before ``phone-10``."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part[:18]), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
+
+
+def rank(metric: str) -> tuple[bool, bool]:
+    """A key that sorts metrics by what they tell: held-out data before training data, losses last of each."""
+    return "/" not in metric, metric.rpartition("/")[2] == "loss"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from devicelab.devices.text import clean
-from devicelab.report.figures import UNKNOWN, duration, figure, plural, size
+from devicelab.report.figures import UNKNOWN, duration, figure, plural, rank, size
 from devicelab.report.history import RunHistory
 from devicelab.report.sections import sections
 
@@ -96,7 +96,7 @@ def _metric_tiles(history: RunHistory) -> list[Tile]:
     """The last value of each metric, held-out data first, and the best there was."""
     names = dict.fromkeys(name for each in history.rounds for name in each.metrics)
     tiles = []
-    for name in sorted(names, key=lambda name: "/" not in name)[:_MAX_METRIC_TILES]:
+    for name in sorted(names, key=rank)[:_MAX_METRIC_TILES]:
         values = {each.number: each.metrics[name] for each in history.rounds if name in each.metrics}
         last = max(values)
         first = history.initial.get(name)

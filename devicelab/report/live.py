@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from devicelab.devices.text import clean
-from devicelab.report.figures import UNKNOWN, brief_count, clock, duration, figure, middle, natural
+from devicelab.report.figures import UNKNOWN, brief_count, clock, figure, middle, natural, rank
 from devicelab.report.progress import PhoneProgress, Progress, follow
 from devicelab.report.words import words
 from devicelab.rounds.events import CohortChosen, Event, Exclusion, Phase
@@ -162,9 +162,11 @@ def _last_cells(phone: PhoneProgress) -> list[Text]:
 def _run_line(progress: Progress, now: float, width: int) -> Text:
     """What fits, the most important first."""
     if not progress.run:
-        took = duration(now - progress.began) if progress.began is not None else ""
+        took = clock(now - (now if progress.began is None else progress.began))
+        if not progress.phones:
+            return Text("getting ready", style="bold")
         through = sum(phone.phase is not None and phone.phase.ended for phone in progress.phones.values())
-        return Text(f"push: {through} of {len(progress.phones)} phones through  {took}".rstrip(), style="bold")
+        return Text(f"push: {through} of {len(progress.phones)} phones through  {took}", style="bold")
     line = Text(clean(progress.experiment, 24), style="bold")
     for part in _run_parts(progress, now):
         if line.cell_len + 2 + len(part) <= width:
@@ -183,9 +185,8 @@ def _run_parts(progress: Progress, now: float) -> Iterator[str]:
         yield f"ETA {clock(eta)}"
     elif progress.began is not None:
         yield clock(now - progress.began)
-    # Held-out data tell more than the training data.
-    for name, value in sorted(progress.metrics.items(), key=lambda metric: "/" not in metric[0]):
-        yield f"{clean(name, 24)} {figure(value)}"
+    for name in sorted(progress.metrics, key=rank):
+        yield f"{clean(name, 24)} {figure(progress.metrics[name])}"
 
 
 class LiveView:

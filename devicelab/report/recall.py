@@ -62,7 +62,7 @@ def _recall(ledger: LedgerReader, *, running: bool) -> RunHistory:
         measured,
     )
     rounds = tuple(_round(summary, told) for summary in summaries)
-    wanted = wanted_rounds(run.experiment) or len(rounds)
+    wanted = max(wanted_rounds(run.experiment) or 0, len(rounds))
     last = ledger.checkpoint()
     newest = summaries[-1].round if summaries else None
     state, reason = state_of(newest, 0 if last is None else last.round, wanted, running=running)
@@ -146,7 +146,7 @@ def state_of(last: RoundRecord | None, checkpointed: int, wanted: int, *, runnin
     """
     if running:
         return "running", ""
-    if checkpointed >= wanted:
+    if 0 < wanted <= checkpointed:
         return "done", ""
     if last is not None and last.state is RoundState.FAILED:
         return "failed", f"round {last.number}: {last.reason}"
@@ -259,11 +259,11 @@ def _mean(values: Iterable[tuple[float | None, int]]) -> float | None:
 def _missing(
     jobs: Sequence[JobRecord], exclusions: Iterable[ExclusionRecord], told: _Told
 ) -> Iterable[Missing]:
-    """Jobs that ended badly, and exclusions that are about something else."""
+    """Jobs that ended badly (their ids are of no use here), and exclusions that are about something else."""
     bad = [job for job in jobs if job.state in _ENDED_BADLY]
     for job in bad:
         how = job.state.value if job.verb == "train" else f"evaluation {job.state.value}"
-        yield Missing(told.name(job.device), how, job.reason)
+        yield Missing(told.name(job.device), how, job.reason.removeprefix(f"job {job.id}: "))
     known = {(job.device, frozenset(job.clients)) for job in bad} | {(job.device, job.reason) for job in bad}
     for each in exclusions:
         if known.isdisjoint({(each.device, frozenset(each.clients)), (each.device, each.reason)}):

@@ -14,7 +14,7 @@ from rich.text import Text
 from devicelab.devices.text import clean
 from devicelab.errors import ConfigError
 from devicelab.files import write_atomically
-from devicelab.report.figures import UNKNOWN, duration, figure, plural, size
+from devicelab.report.figures import UNKNOWN, duration, figure, plural, rank, size
 from devicelab.report.history import RoundHistory, RunHistory, Story, stories
 from devicelab.report.html import run_page
 from devicelab.report.recall import recall, state_of, wanted_rounds
@@ -126,15 +126,16 @@ def _listed(summary: RunSummary) -> dict[str, Any]:
 
 
 def _wanted(summary: RunSummary) -> int | None:
-    return wanted_rounds(summary.run.experiment) if summary.run else None
+    """How many rounds it is to have; somebody may have asked for more than its experiment says."""
+    begun = summary.last.number if summary.last else 0
+    return max(wanted_rounds(summary.run.experiment) or 0, begun) if summary.run else None
 
 
 def _state(summary: RunSummary) -> tuple[str, str]:
     if summary.run is None:
         return "damaged", summary.problem
-    begun = summary.last.number if summary.last else 0
     running = is_locked(summary.path / "lock")
-    return state_of(summary.last, summary.rounds, _wanted(summary) or begun, running=running)
+    return state_of(summary.last, summary.rounds, _wanted(summary) or 0, running=running)
 
 
 def _iso(moment: datetime) -> str:
@@ -245,7 +246,7 @@ def _fitting(history: RunHistory, room: int) -> list[str]:
     """The metrics that fit, those of held-out data first."""
     names = dict.fromkeys(name for each in history.rounds for name in each.metrics)
     chosen: list[str] = []
-    for name in sorted(names, key=lambda name: "/" not in name):
+    for name in sorted(names, key=rank):
         room -= max(len(clean(name)), 6) + 2
         if room < 0 and chosen:
             break

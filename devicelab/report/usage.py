@@ -17,7 +17,15 @@ from devicelab.report.svg import finite
 __all__ = ["health", "phone_times", "time_and_bytes"]
 
 # Phases of a device's part in their order, each with its colour; what the ledger names beyond them comes after.
-_PHASES = {"push": "c6", "start": "c4", "train": "c1", "pull": "c3", "check": "c7", "commit": "c5"}
+_PHASES = {
+    "push": "c6",
+    "start": "c4",
+    "train": "c1",
+    "pull": "c3",
+    "check": "c7",
+    "commit": "c5",
+    "evaluate": "c2",
+}
 _HOST_STYLES = ("c5", "c3", "c4", "c7")
 _STRIP = 130.0  # height of a phone's own bars
 _WARMEST_PLOTTED, _COOLEST_PLOTTED = 55.0, 15.0  # degrees Celsius at least shown

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devicelab.report.figures import brief_count, clock, duration, figure, middle, natural, plural, size
+from devicelab.report.figures import brief_count, clock, duration, figure, middle, natural, plural, rank, size
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,8 @@ def test_small_words() -> None:
 def test_names_in_the_order_of_their_numbers() -> None:
     names = ["p-10", "p-9", "a", "10.0.0.2:5555", "9.0.0.2:5555", "p-" + "9" * 5000, "", "p-²"]
     assert sorted(names, key=natural)[:5] == ["", "9.0.0.2:5555", "10.0.0.2:5555", "a", "p-9"]
+
+
+def test_metrics_by_what_they_tell() -> None:
+    names = ["loss", "accuracy", "test/loss", "eval/accuracy", "test/accuracy"]
+    assert sorted(names, key=rank) == ["eval/accuracy", "test/accuracy", "test/loss", "accuracy", "loss"]

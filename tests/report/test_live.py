@@ -108,7 +108,11 @@ def test_a_push_shows_what_is_being_sent() -> None:
     )
     assert first.split() == ["A", "push", "engine", "50", "%", "–", "–", "14.0M", "0"]
     assert second.split()[:2] == ["B", "waiting"]
-    assert summary.startswith("push: 0 of 2 phones through")
+    assert summary == "push: 0 of 2 phones through  0:05"
+
+
+def test_before_anything_happens() -> None:
+    assert drawn() == ["getting ready"]
 
 
 def test_a_hostile_phone_draws_nothing_of_its_own() -> None:

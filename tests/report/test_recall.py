@@ -102,11 +102,22 @@ def test_a_run_stopped_between_rounds(tmp_path: Path) -> None:
     assert (seen.state, seen.reason, seen.wanted) == ("stopped", "", 3)
 
 
+def test_a_run_without_rounds_whose_experiment_is_unreadable_is_not_done(tmp_path: Path) -> None:
+    with begin_run(tmp_path, experiment="?") as run:
+        pass
+    assert (history_of(run.path).state, history_of(run.path).wanted) == ("stopped", 0)
+
+
+def test_a_run_of_more_rounds_than_its_experiment_says(tmp_path: Path) -> None:
+    seen = history_of(finish_run(tmp_path, rounds=4))
+    assert (seen.state, seen.wanted) == ("done", 4)
+
+
 def test_a_round_that_failed_and_was_begun_anew(tmp_path: Path) -> None:
     with begin_run(tmp_path) as run:
         begin_round(run, 1, ["good", "lost"])
         job = plan_job(run, 1, "lost")
-        run.ledger.end_job(job, JobState.FAILED, "the cable was pulled")
+        run.ledger.end_job(job, JobState.FAILED, f"job {job}: the cable was pulled")
         run.ledger.fail_round(1, "1 of 2 phones, the quorum is 2")
         path = run.path
     seen = history_of(path)
