@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from dataclasses import dataclass, field, fields
 
 from devicelab.adb import shell
@@ -28,7 +29,11 @@ from devicelab.devices.text import MAX_TEXT, clean
 __all__ = ["PROBE_FILE", "Probe", "build_script", "new_nonce", "parse_reply", "probe"]
 
 PROBE_FILE = ".devicelab-probe-"
-"""How the file in the work directory is called that the probe writes and deletes; the nonce follows."""
+"""How the file in the work directory begins that the probe writes and deletes; the minute and the nonce follow.
+
+A probe that is cut off leaves it behind. Whoever asks next removes those of other minutes than this one and the
+last; younger ones may be another host's that is asking at this moment.
+"""
 
 _NONCE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PATIENCE = 3  # seconds for each dumpsys, counted on the phone
@@ -43,7 +48,7 @@ n={first}
 n=${{n}}{second}
 m="
 @$n "
-f={directory}/{file}$n
+f={directory}/{file}{minute:x}-$n
 echo "${{m}}write"
 {{ echo $n >$f; }} 2>&1 && echo ok
 echo "${{m}}read"
@@ -51,7 +56,13 @@ x=
 {{ read x <$f; }} 2>&1
 [ "$x" = $n ] && echo ok
 echo "${{m}}delete"
-rm $f 2>&1
+for x in {directory}/{file}*; do
+case $x in
+*-{minute:x}-*|*-{minute_before:x}-*) ;;
+*) set -- "$@" "$x" ;;
+esac
+done
+rm $f "$@" 2>&1
 [ -e $f ] || echo ok
 echo "${{m}}getprop"
 getprop
@@ -130,11 +141,14 @@ def build_script(nonce: str, *, patience: int = _PATIENCE) -> str:
     """
     if _NONCE.fullmatch(nonce) is None:
         raise ValueError(f"not a nonce: {nonce!r}")
+    minute = _minute()
     return _SCRIPT.format(
         first=nonce[:16],
         second=nonce[16:],
         directory=WORK_DIR,
         file=PROBE_FILE,
+        minute=minute,
+        minute_before=minute - 1,
         tools=" ".join(_TOOLS),
         patience=int(patience),
     )
@@ -167,6 +181,10 @@ def probe(connection: Connection, deadline: Deadline) -> Probe:
         connection, ["eval", build_script(nonce)], deadline=deadline, limit=MAX_TEXT, check=False
     )
     return parse_reply(result.stdout.decode("utf-8", "replace"), nonce)
+
+
+def _minute() -> int:
+    return int(time.time() // 60)
 
 
 def _sections(text: str, nonce: str) -> tuple[dict[str, str], tuple[str, ...]]:

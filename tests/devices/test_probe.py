@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +24,7 @@ from devicelab.adb.shell_protocol import v1_command, v2_command
 from devicelab.deadline import Deadline
 from devicelab.devices import probe as probing
 from devicelab.devices.facts import WORK_DIR, RawFacts, read_facts
-from devicelab.devices.probe import Probe, build_script, new_nonce, parse_reply
+from devicelab.devices.probe import PROBE_FILE, Probe, build_script, new_nonce, parse_reply
 from devicelab.devices.processes import process_alive, start_time
 from devicelab.errors import DeviceLostError
 
@@ -166,7 +166,13 @@ class FakePhone:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def ask(self, *, patience: int = 20, wrapped: Callable[[list[str]], str] | None = None) -> Probe:
+    def ask(
+        self,
+        *,
+        patience: int = 20,
+        wrapped: Callable[[list[str]], str] | None = None,
+        leaves: Collection[str] = (),
+    ) -> Probe:
         nonce = new_nonce()
         script = build_script(nonce, patience=patience).replace(WORK_DIR, str(self.work))
         for path in ("/proc/meminfo", "/sys/devices/system/cpu/present", "/proc/sys/kernel/random/boot_id"):
@@ -182,7 +188,8 @@ class FakePhone:
             check=True,
         )
         reply = parse_reply(done.stdout.decode().replace(str(self.work), WORK_DIR), nonce)
-        assert not reply.answered or list(self.work.iterdir()) == [], "the probe leaves nothing behind"
+        if reply.answered:
+            assert {path.name for path in self.work.iterdir()} == set(leaves), "it leaves nothing behind"
         return reply
 
 
@@ -323,6 +330,17 @@ def test_a_file_that_cannot_be_deleted(fake: FakePhone) -> None:
     )
     problem = parse_reply(done.stdout.decode(), nonce).problem
     assert problem == f"cannot delete in {WORK_DIR}: Operation not permitted"
+
+
+def test_what_a_probe_that_was_cut_off_has_left_is_removed_by_the_next(
+    fake: FakePhone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "_minute", lambda: 0x2000)
+    stale = [f"1ffe-{NONCE}", f"2001-{NONCE}", NONCE, "a b*; $(id)"]
+    kept = [f"{PROBE_FILE}2000-{NONCE}", f"{PROBE_FILE}1fff-{NONCE}", "devicelab-probe-x", ".devicelab", "file"]
+    for name in (*(f"{PROBE_FILE}{name}" for name in stale), *kept):
+        (fake.work / name).touch()
+    assert fake.ask(leaves=kept).problem is None
 
 
 def test_the_probe_starts_few_processes(fake: FakePhone) -> None:
