@@ -14,7 +14,7 @@ from typing import Self
 from devicelab.adb.addresses import Address, Resolver, parse_address, probe, require_address
 from devicelab.adb.connection import Endpoint, EndpointState, TransportName
 from devicelab.adb.direct_stream import DirectStream
-from devicelab.adb.handshake import shake_hands
+from devicelab.adb.handshake import HungUpError, hung_up, shake_hands
 from devicelab.adb.keys import KeyRing
 from devicelab.adb.link import Link
 from devicelab.adb.multiplex import Multiplexer, Session
@@ -29,6 +29,7 @@ _EMULATOR_PORTS = range(5555, 5586, 2)  # where the adb server looks for emulato
 _EMULATOR = re.compile(r"emulator-(\d{1,5})")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
+_PAUSES = (0.05, 0.15, 0.4)  # seconds before each new attempt to reach a phone that hung up at once
 _PROBE = 1.0  # seconds for an address that does not answer
 _POLL = 0.5  # seconds between two looks while watching, and for an address that does not answer then
 
@@ -153,17 +154,19 @@ class DirectTransport:
             DeadlineError: There, but silent.
             ProtocolError: What answers is not an adbd.
         """
-        link = self._open_link(serial, deadline)
-        try:
-            patience = self._authorize_wait if authorize is None else authorize
-            session = shake_hands(link, serial, self._keys, patience, deadline)
-        except BaseException:
-            link.shut_down()
-            link.close()
-            raise
-        connection = DirectConnection(link, session, serial)
-        self._connections.add(connection)
-        return connection
+        patience = self._authorize_wait if authorize is None else authorize
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                connection = self._connect(serial, patience, deadline)
+            except HungUpError as error:
+                pause = next(pauses, None)
+                if pause is None or deadline.expired:
+                    raise hung_up(serial, str(error)) from error
+                time.sleep(deadline.capped(pause))
+            else:
+                self._connections.add(connection)
+                return connection
 
     def watch(self, addresses: Sequence[str], stop: Event) -> Iterator[list[Endpoint]]:
         """Yield the endpoints twice a second until ``stop`` is set; see :meth:`Transport.watch`."""
@@ -176,6 +179,16 @@ class DirectTransport:
         """End the connections that are still open."""
         for connection in list(self._connections):
             connection.close()
+
+    def _connect(self, serial: str, patience: float, deadline: Deadline) -> DirectConnection:
+        link = self._open_link(serial, deadline)
+        try:
+            session = shake_hands(link, serial, self._keys, patience, deadline)
+        except BaseException:
+            link.shut_down()
+            link.close()
+            raise
+        return DirectConnection(link, session, serial)
 
     def _list(self, addresses: Sequence[str], patience: float) -> list[Endpoint]:
         wanted = {str(address): address for address in map(require_address, addresses)}

@@ -29,12 +29,21 @@ from devicelab.errors import (
     ProtocolError,
 )
 
-__all__ = ["shake_hands"]
+__all__ = ["HungUpError", "hung_up", "shake_hands"]
 
 _MAX_STRAY = 1000  # packets left over from an earlier connection over the same USB endpoints
 
 # What answers as one of these has no Android running; the words are AOSP's (adb.cpp, parse_banner).
 _NOT_ANDROID = {"bootloader", "recovery", "rescue", "sideload"}
+
+
+class HungUpError(Exception):
+    """The phone hung up before it said a word; the reason is the only argument.
+
+    A connection may be refused so because of the one before it: adbd names connections after their descriptors,
+    and for as long as it has not taken leave of an ended one, it takes no other of the same name (AOSP's
+    transport.cpp, register_socket_transport). A second attempt succeeds.
+    """
 
 
 def shake_hands(link: Link, serial: str, keys: KeyRing, authorize_wait: float, deadline: Deadline) -> Session:
@@ -49,12 +58,22 @@ def shake_hands(link: Link, serial: str, keys: KeyRing, authorize_wait: float, d
 
     Raises:
         DeadlineError: The phone is silent.
-        DeviceLostError: It hung up.
+        HungUpError: It hung up at once.
+        DeviceLostError: It hung up later.
         DeviceNotReadyError: It is not running Android, or it speaks TLS only.
         DeviceUnauthorizedError: It knows none of our keys.
         ProtocolError: What it says is not ADB.
     """
     return _Handshake(link, serial, keys, authorize_wait, deadline).run()
+
+
+def hung_up(serial: str, reason: str) -> DeviceLostError:
+    """The error that it means if a phone hangs up during the handshake."""
+    return DeviceLostError(
+        f"hung up during the handshake: {reason}",
+        device=serial,
+        hint="Something else may listen there, or another adb may hold the phone.",
+    )
 
 
 class _Handshake:
@@ -68,6 +87,7 @@ class _Handshake:
         self._deadline = deadline
         self._untried: list[HostKey] | None = None  # None until the phone asks
         self._offered: HostKey | None = None  # the key that the phone's owner may allow now
+        self._heard = False
 
     def run(self) -> Session:
         try:
@@ -89,11 +109,9 @@ class _Handshake:
         except OSError as error:
             if self._offered is not None:
                 raise self._unauthorized(self._offered) from error
-            raise DeviceLostError(
-                f"hung up during the handshake: {error.strerror or error}",
-                device=self._serial,
-                hint="Something else may listen there, or another adb may hold the phone.",
-            ) from error
+            if not self._heard:
+                raise HungUpError(error.strerror or str(error)) from error
+            raise hung_up(self._serial, error.strerror or str(error)) from error
         raise ProtocolError(f"sent {_MAX_STRAY} packets, but never CNXN", device=self._serial)
 
     def _session(self, header: Header, payload: bytes) -> Session:
@@ -163,4 +181,5 @@ class _Handshake:
         data = bytearray()
         while len(data) < size:
             data += self._link.bulk_read(size - len(data), self._deadline.remaining())
+            self._heard = True
         return bytes(data)

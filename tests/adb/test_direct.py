@@ -186,6 +186,28 @@ class TestConnect:
                     transport.connect(phone.serial, soon())
                 assert caught.value.device == phone.serial
 
+    def test_a_phone_that_has_not_taken_leave_of_the_last_connection_is_tried_again(
+        self, transport: DirectTransport
+    ) -> None:
+        def script(peer: Peer) -> None:
+            if phone.connections > 2:
+                peer.shake()
+                peer.linger()
+
+        with Hostile(script) as phone, transport.connect(phone.serial, soon()) as connection:
+            assert connection.alive()
+        assert phone.connections == 3
+
+    def test_a_phone_that_hangs_up_in_the_middle_of_a_word_is_not(self, transport: DirectTransport) -> None:
+        def script(peer: Peer) -> None:
+            peer.read()
+            peer.sock.sendall(b"CNXN")
+
+        with Hostile(script) as phone:
+            with pytest.raises(DeviceLostError, match="hung up during the handshake"):
+                transport.connect(phone.serial, soon())
+            assert phone.connections == 1
+
     def test_something_that_is_not_adb(self, transport: DirectTransport) -> None:
         def web(peer: Peer) -> None:
             peer.sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
