@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from devicelab.adb.connection import Transport
 from devicelab.adb.program import ServerAddress
 from devicelab.adb.reconnect import forget
 from devicelab.adb.transports import open_transport
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.devices.device import Device
 from devicelab.devices.discovery import Discovery
@@ -39,7 +39,7 @@ _FORGET_SECONDS = 5.0
 _START_SECONDS = 15.0  # an adb server that has to be started takes some seconds on a busy machine
 
 
-class Lab:
+class Lab(Closing):
     """The devices on this desk and the state directory.
 
     Args:
@@ -149,14 +149,6 @@ class Lab:
             device.close()
         self._transport.close()
         self._leases.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _virtual_addresses(directory: Path) -> list[str]:

@@ -8,8 +8,6 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
-from types import TracebackType
-from typing import Self
 
 from devicelab.adb.addresses import Address, Resolver, parse_address, probe, require_address
 from devicelab.adb.connection import Endpoint, EndpointState, TransportName
@@ -20,6 +18,7 @@ from devicelab.adb.link import Link
 from devicelab.adb.multiplex import Multiplexer, Session
 from devicelab.adb.tcp import TcpLink
 from devicelab.adb.usb import open_usb, usb_endpoints, usb_problem
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import DeadlineError, DeviceLostError
 
@@ -34,7 +33,7 @@ _PROBE = 1.0  # seconds for an address that does not answer
 _POLL = 0.5  # seconds between two looks while watching, and for an address that does not answer then
 
 
-class DirectConnection:
+class DirectConnection(Closing):
     """A :class:`~devicelab.adb.connection.Connection` over packets.
 
     Args:
@@ -78,14 +77,6 @@ class DirectConnection:
     def close(self) -> None:
         """End all streams, the thread and the link."""
         self._multiplexer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class DirectTransport:

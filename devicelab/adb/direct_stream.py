@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 import threading
 from collections import deque
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from devicelab.adb.packets import MAX_PAYLOAD, Buffer, Command
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import (
     DeadlineError,
@@ -61,7 +61,7 @@ class Carrier(Protocol):
         ...
 
 
-class DirectStream:
+class DirectStream(Closing):
     """A :class:`~devicelab.adb.connection.Stream` over packets.
 
     The connection's reading thread calls ``knows``, ``okay``, ``receive``, ``closed`` and ``wake``; none of
@@ -142,14 +142,6 @@ class DirectStream:
         self._carrier.forget(self)
         if tell:
             self._carrier.post(Command.CLSE, self._id, self._remote)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def wait_opened(self, service: str, deadline: Deadline) -> None:
         """Wait for the phone's answer to OPEN.

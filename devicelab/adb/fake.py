@@ -20,13 +20,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Event
-from types import TracebackType
-from typing import Self
 
 from devicelab.adb.connection import Endpoint, EndpointState, TransportName
 from devicelab.adb.fake_phone import FEATURES, OLD_FEATURES, FakePhone, FakeResult
 from devicelab.adb.fake_services import Line, knows, serve
 from devicelab.adb.sockets import DeadlineSocket
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import (
     DeadlineError,
@@ -52,7 +51,7 @@ _YIELD = 0.5  # seconds between two lists that are the same
 _JOIN_SECONDS = 5.0  # for the services of a closed connection; only a shell function that hangs takes longer
 
 
-class FakeStream:
+class FakeStream(Closing):
     """A :class:`~devicelab.adb.connection.Stream` to a fake phone.
 
     Args:
@@ -116,14 +115,6 @@ class FakeStream:
         """Wait for the thread that serves it."""
         self._thread.join(seconds)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _serve(self) -> None:
         with self._phone.cable(self._unplugged):
             serve(self._phone, self._service, self._line)
@@ -137,7 +128,7 @@ class FakeStream:
         return DeviceLostError(reason, device=self.serial)
 
 
-class FakeConnection:
+class FakeConnection(Closing):
     """A :class:`~devicelab.adb.connection.Connection` to a fake phone.
 
     Args:
@@ -194,14 +185,6 @@ class FakeConnection:
             stream.close()
         for stream in self._streams:
             stream.join(_JOIN_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class FakeTransport:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from devicelab.adb.program import ServerAddress
 from devicelab.adb.smartsocket import RefusedError, SmartSocket, query
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import (
     AdbUnavailableError,
@@ -32,7 +32,7 @@ _OLD_PAYLOAD = 4096  # bytes in one packet of an adbd from before Android 7; lat
 _ASK_SECONDS = 2.0  # for asking a local server about something it knows; far more than it takes
 
 
-class ServerStream:
+class ServerStream(Closing):
     """A :class:`~devicelab.adb.connection.Stream` through the adb server."""
 
     def __init__(self, smart: SmartSocket, connection: ServerConnection, service: str) -> None:
@@ -80,21 +80,13 @@ class ServerStream:
         self._smart.close()
         self._connection.forget(self)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _loss(self, error: OSError | None = None) -> DeviceLostError | AdbUnavailableError | None:
         if isinstance(error, ConnectionAbortedError):
             return DeviceLostError(f"the {self._service} stream was closed on this side", device=self.serial)
         return self._connection.loss()
 
 
-class ServerConnection:
+class ServerConnection(Closing):
     """A :class:`~devicelab.adb.connection.Connection` through the adb server.
 
     Args:
@@ -216,14 +208,6 @@ class ServerConnection:
             streams = list(self._streams)
         for stream in streams:
             stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _check_length(self, service: str) -> None:
         """Refuse a name that does not fit into one packet to the phone: on it, every adb server aborts.

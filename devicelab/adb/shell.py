@@ -16,8 +16,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from devicelab.adb.connection import Connection
 from devicelab.adb.malformed import MalformedError
@@ -33,6 +31,7 @@ from devicelab.adb.shell_protocol import (
     v1_command,
     v2_command,
 )
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import (
     DevicelabError,
@@ -72,7 +71,7 @@ class ShellResult:
         return self.stdout.decode("utf-8", "replace").rstrip("\r\n")
 
 
-class ShellProcess:
+class ShellProcess(Closing):
     """A command that runs on a phone; use it as a context manager, which ends it.
 
     One thread reads; another may write to its input meanwhile.
@@ -200,14 +199,6 @@ class ShellProcess:
                     self.kill(Deadline("end of the command", _END_SECONDS, self._connection.serial))
         finally:
             self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _receive(self, deadline: Deadline) -> None:
         serial = self._connection.serial

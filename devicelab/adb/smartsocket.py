@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import re
 import socket
-from types import TracebackType
-from typing import Self
 
 from devicelab.adb.malformed import MalformedError
 from devicelab.adb.program import ServerAddress
 from devicelab.adb.sockets import DeadlineSocket
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import AdbUnavailableError, ConfigError
 
@@ -121,7 +120,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     return value, position
 
 
-class SmartSocket:
+class SmartSocket(Closing):
     """One connection to the adb server.
 
     Every method raises :class:`AdbUnavailableError` where the server is not there, goes away or is no adb
@@ -171,14 +170,6 @@ class SmartSocket:
     def close(self) -> None:
         """Hang up; may be called twice."""
         self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _block(self, deadline: Deadline) -> bytes:
         return self._exactly(parse_length(self._exactly(4, deadline)), deadline)

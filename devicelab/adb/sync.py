@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 from devicelab.adb.compression import Compression, decompressor, flag
 from devicelab.adb.connection import Connection
@@ -37,6 +35,7 @@ from devicelab.adb.sync_protocol import (
 )
 from devicelab.adb.sync_push import Progress, push_content
 from devicelab.adb.sync_wire import SyncWire
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import RemoteFileError
 
@@ -49,7 +48,7 @@ Sink = Callable[[Sequence[memoryview]], object]
 """Takes pulled content; the views are only good during the call."""
 
 
-class SyncSession:
+class SyncSession(Closing):
     """One ``sync:`` stream; any number of requests, one after the other.
 
     After an error in the middle of an answer the session is only good for close().
@@ -73,14 +72,6 @@ class SyncSession:
     def close(self) -> None:
         """End the session; may be called twice."""
         self._wire.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def lstat(self, path: str, deadline: Deadline) -> FileStat | None:
         """Look at a file; a link is looked at itself. None if there is nothing."""

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from devicelab.adb import shell, transfer
 from devicelab.adb.connection import Connection, Transport, TransportName
@@ -16,6 +14,7 @@ from devicelab.adb.shell import ShellResult
 from devicelab.adb.sync import SyncSession
 from devicelab.adb.sync_protocol import FileEntry
 from devicelab.adb.transfer import PullReport, PushReport
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.devices.facts import DeviceFacts
 from devicelab.devices.identity import identity_of
@@ -30,7 +29,7 @@ _PULL_LIMIT = 1 << 30
 
 
 @dataclass(eq=False)
-class Device:
+class Device(Closing):
     """One phone. Safe to use from several threads; one that was lost is reconnected to at the next call.
 
     Attributes:
@@ -241,14 +240,6 @@ class Device:
             connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _wired(self, deadline: Deadline) -> Iterator[Connection]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.devices.leasefile import lease_directory, lease_name, opened, rewrite
 from devicelab.devices.leaseline import (
@@ -123,7 +124,7 @@ class _Slot:
             ) from error
 
 
-class Leases:
+class Leases(Closing):
     """One process's leases and the thread that keeps them alive, which :meth:`close` ends.
 
     Args:
@@ -203,14 +204,6 @@ class Leases:
                 failures.append(error)
         if failures:
             raise failures[0]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     def _forget(self, token: str) -> None:
         with self._guard:

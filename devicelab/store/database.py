@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
+from devicelab.closing import Closing
 from devicelab.errors import StoreError
 from devicelab.store import schema
 
@@ -24,7 +24,7 @@ Value = str | int | float | bytes | None
 Values = Sequence[Value] | Mapping[str, Value]
 
 
-class Database:
+class Database(Closing):
     """One connection, shared by the threads of one process: they take turns.
 
     A writer keeps a write-ahead log and every commit is on the disk before it returns (``synchronous=FULL``):
@@ -115,14 +115,6 @@ class Database:
         """Close the connection; may be called twice. The last one to close tidies the log away."""
         with self._guard, self.errors():
             self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[None]:

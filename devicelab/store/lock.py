@@ -14,9 +14,8 @@ import socket
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from devicelab.closing import Closing
 from devicelab.errors import StoreError
 
 __all__ = ["WriterLock", "is_locked"]
@@ -24,7 +23,7 @@ __all__ = ["WriterLock", "is_locked"]
 _TRIES, _PAUSE = 5, 0.02  # seconds; whoever asks is done in microseconds
 
 
-class WriterLock:
+class WriterLock(Closing):
     """Held from construction to :meth:`close`, or to the end of the process.
 
     The file stays; a copy of it locks nobody.
@@ -64,14 +63,6 @@ class WriterLock:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
 
 def is_locked(path: Path) -> bool:

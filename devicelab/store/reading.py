@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from devicelab.closing import Closing
 from devicelab.errors import StoreError
 from devicelab.runner.messages import Metric
 from devicelab.store import tables
@@ -32,7 +31,7 @@ from devicelab.store.records import (
 __all__ = ["LedgerReader"]
 
 
-class LedgerReader:
+class LedgerReader(Closing):
     """A ledger to look at, also while somebody writes it.
 
     Every method raises StoreError where it cannot be read.
@@ -52,14 +51,6 @@ class LedgerReader:
     def close(self) -> None:
         """Close it; may be called twice."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

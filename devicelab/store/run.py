@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from devicelab.closing import Closing
 from devicelab.errors import StoreError, UpdateError
 from devicelab.files import write_atomically
 from devicelab.store.blobs import Blobs, flush_directory, sha256_of, stored
@@ -33,7 +33,7 @@ LEDGER: Final = "ledger.sqlite"
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII)
 
 
-class RunReader:
+class RunReader(Closing):
     """A run to look at, also while somebody else writes it. Nothing in its directory is changed.
 
     Args:
@@ -56,14 +56,6 @@ class RunReader:
     def close(self) -> None:
         """Close it; may be called twice."""
         self.ledger.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     def resume_point(self) -> ResumePoint:
         """Where the run stands."""
