@@ -41,8 +41,12 @@ BUSY: Final = 69
 _CHUNK: Final = 256  # blocks that one look reads
 _ERRORS: Final = 16  # blocks of err that matter
 
-# $1 the job's directory. `alive PID`: whether that process is the job's.
-_ALIVE: Final = 'alive(){ case "$(cat /proc/$1/cmdline)" in *"$d"*);;*)false;;esac;};'
+# $1 the job's directory. `alive PID`: whether that process is the job's. One that is just becoming another
+# program has an empty command line for a moment, a dead one for ever.
+_ALIVE: Final = (
+    'alive(){ n=0;while :;do case "$(cat /proc/$1/cmdline)" in *"$d"*)return 0;;?*)return 1;;esac;'
+    "[ -d /proc/$1 ]&&[ $n -lt 9 ]||return 1;n=$((n+1));done;};"
+)
 _BEGIN: Final = f'd=$1;cd "$d"||exit 66;exec 2>/dev/null;{_ALIVE}p=;read p g<pid;'
 # A runner whose shell was killed leaves no rc; then all processes are asked. $2 is a pattern for its command
 # line that does not match itself.

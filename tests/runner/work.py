@@ -119,4 +119,4 @@ class Work:
 
 
 def _safetensors(arrays: Arrays) -> bytes:
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return save({name: np.array(array, order="C") for name, array in arrays.items()})
