@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from devicelab.closing import Closing
+
 __all__ = ["BytesContent", "Content", "FileContent", "Readable", "StreamContent", "open_content"]
 
 _SAMPLE = 32 << 10  # bytes a sample takes from each of three places
@@ -46,7 +48,7 @@ class Content(Protocol):
     ) -> None: ...
 
 
-class FileContent:
+class FileContent(Closing):
     """A file on the host, read by scatter.
 
     Args:
@@ -68,16 +70,12 @@ class FileContent:
         size = os.fstat(self._file.fileno()).st_size
         return b"".join(os.pread(self._file.fileno(), _SAMPLE, at) for at in _places(size))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
-class BytesContent:
+class BytesContent(Closing):
     """Bytes in memory.
 
     Args:
@@ -102,16 +100,12 @@ class BytesContent:
         """The beginning, the middle and the end."""
         return b"".join(self._rest[at : at + _SAMPLE] for at in _places(len(self._rest)))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let go of the bytes."""
         self._rest.release()
 
 
-class StreamContent:
+class StreamContent(Closing):
     """A binary stream that somebody else opened and will close.
 
     Args:
@@ -151,13 +145,8 @@ class StreamContent:
             filled += len(taken)
         return filled
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def open_content(source: Path | bytes | bytearray | memoryview | Readable) -> Content:

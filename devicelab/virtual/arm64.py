@@ -6,8 +6,9 @@ from pathlib import Path
 
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
+from devicelab.fetching import Progress
 from devicelab.virtual.libraries import read_elf
-from devicelab.virtual.packages import Progress, host_arch
+from devicelab.virtual.packages import host_arch
 from devicelab.virtual.profile import Profile
 from devicelab.virtual.programs import fetch_program
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devicelab.errors import ConfigError, VirtualPhoneError
+from devicelab.fetching import Progress
 from devicelab.virtual.arm64 import fetch_emulator, is_foreign
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.image import build_image
-from devicelab.virtual.packages import Progress
 from devicelab.virtual.probe import arm64_problem
 from devicelab.virtual.profile import Profile
 from devicelab.virtual.proot import fetch_proot

@@ -24,9 +24,10 @@ from typing import Final
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
 from devicelab.errors import VirtualPhoneError
+from devicelab.fetching import Progress
 from devicelab.files import cache_dir, host_error
 from devicelab.virtual.libraries import closure, read_elf
-from devicelab.virtual.packages import Progress, fetch_packages, host_arch
+from devicelab.virtual.packages import fetch_packages, host_arch
 
 __all__ = [
     "COMMANDS",

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from devicelab.deadline import Deadline
 from devicelab.errors import ConfigError, VirtualPhoneError
+from devicelab.fetching import Progress, lacks_space, run_to_end
 from devicelab.files import NO_SPACE_HINT
 
 __all__ = [
     "Mirror",
-    "Progress",
     "choose_mirror",
     "fetch_packages",
     "host_arch",
@@ -34,13 +32,9 @@ __all__ = [
     "system_mirror",
 ]
 
-Progress = Callable[[str], None]
-"""Told, in a few words, what is being done now."""
-
 DEBIAN_SUITE = "trixie"  # the first Debian release whose adbd takes --device_banner
 UBUNTU_PORTS = "http://ports.ubuntu.com/ubuntu-ports"  # where Ubuntu keeps all but amd64 and i386
 _SECOND_TRY_SECONDS = 2.0
-_NO_SPACE = re.compile(r"No space left|enough free space|[Qq]uota exceeded|Wrote only \d+ of")  # apt and tar
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -293,28 +287,13 @@ def _run(argv: Sequence[str], deadline: Deadline, environment: dict[str, str] | 
 
     Raises:
         VirtualPhoneError: It failed; with its own words.
-        ConfigError: It failed for lack of space on this host.
+        ConfigError: It cannot be started, or it failed for lack of space on this host.
         DeadlineError: It did not end in time; it has been killed.
     """
-    try:
-        done = subprocess.run(
-            argv,
-            env=environment or {**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=deadline.remaining(),
-            check=False,
-            start_new_session=True,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise deadline.error() from error
-    except OSError as error:
-        raise VirtualPhoneError(f"cannot run {argv[0]}: {error.strerror}") from error
+    done = run_to_end(argv, deadline, environment=environment or {**os.environ, "LC_ALL": "C"})
     if done.returncode != 0:
         why = _explain(argv, done.stderr, done.stdout)
-        if _NO_SPACE.search(done.stderr + done.stdout):
+        if lacks_space(done.stderr + done.stdout):
             raise ConfigError(why, hint=NO_SPACE_HINT)
         raise VirtualPhoneError(why)
     return done.stdout
@@ -323,7 +302,7 @@ def _run(argv: Sequence[str], deadline: Deadline, environment: dict[str, str] | 
 def _explain(argv: Sequence[str], stderr: str, stdout: str) -> str:
     """Turn a failed program's output into one line."""
     lines = [line.strip() for line in (stderr or stdout).splitlines() if line.strip()]
-    telling = [line for line in lines if _NO_SPACE.search(line)]
+    telling = [line for line in lines if lacks_space(line)]
     telling = telling or [line.removeprefix("E: ") for line in lines if line.startswith("E: ")] or lines[-1:]
     words = [word for word in argv if not word.startswith("-")]
     return f"`{shlex.join(words[:2])}` failed: {'; '.join(telling[:2])[:500] or 'no word of why'}"

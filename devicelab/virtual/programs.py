@@ -16,10 +16,11 @@ from pathlib import Path
 from devicelab.deadline import Deadline
 from devicelab.devices.locks import flocked
 from devicelab.errors import VirtualPhoneError
+from devicelab.fetching import Progress
 from devicelab.files import cache_dir, host_error
 from devicelab.virtual.image import TRIPLETS
 from devicelab.virtual.libraries import closure, read_elf
-from devicelab.virtual.packages import Progress, fetch_packages, host_arch, system_mirror
+from devicelab.virtual.packages import fetch_packages, host_arch, system_mirror
 
 __all__ = ["Program", "fetch_program"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from devicelab.deadline import Deadline
 from devicelab.errors import VirtualPhoneError
+from devicelab.fetching import Progress
 from devicelab.files import host_error
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.familybody import FamilyBody
 from devicelab.virtual.inside import ADBD, ENVIRONMENT, SHELL_ID
 from devicelab.virtual.ownpython import module_command
-from devicelab.virtual.packages import Progress
 from devicelab.virtual.programs import Program, fetch_program
 from devicelab.virtual.spec import BodySpec
 from devicelab.virtual.trees import remove_tree

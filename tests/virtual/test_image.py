@@ -13,9 +13,10 @@ import pytest
 
 from devicelab.deadline import Deadline
 from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
+from devicelab.fetching import Progress
 from devicelab.virtual import image as module
 from devicelab.virtual.image import COMMANDS, PROGRAMS, TRIPLETS, build_image, hold_image
-from devicelab.virtual.packages import Progress, host_arch
+from devicelab.virtual.packages import host_arch
 
 
 @pytest.fixture

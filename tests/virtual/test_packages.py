@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from devicelab.deadline import Deadline
 from devicelab.errors import ConfigError, DeadlineError, VirtualPhoneError
+from devicelab.fetching import run_to_end
 from devicelab.virtual import packages
 from devicelab.virtual.packages import Mirror, choose_mirror, fetch_packages, parse_stanzas, system_mirror
 
@@ -185,18 +186,16 @@ def test_a_missing_package_is_named_and_the_host_is_not_touched(
 ) -> None:
     """apt-get runs under a configuration that keeps to the private state and runs no hooks."""
     seen: list[dict[str, str]] = []
-    real = subprocess.run
 
-    def spy(argv: Sequence[str], **options: object) -> object:
-        environment = options["env"]
-        assert isinstance(environment, dict)
+    def spy(
+        argv: Sequence[str], deadline: Deadline, *, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
         if argv[0] == "apt-get" and "indextargets" not in argv:
-            command = ["apt-config", "dump"]
-            dump = real(command, env=environment, capture_output=True, text=True, check=True).stdout
+            dump = run_to_end(["apt-config", "dump"], deadline, environment=environment).stdout
             seen.append({line.split(" ", 1)[0].lower(): line.split(" ", 1)[1] for line in dump.splitlines()})
-        return real(argv, **options)  # type: ignore[call-overload]  # passed through
+        return run_to_end(argv, deadline, environment=environment)
 
-    monkeypatch.setattr("devicelab.virtual.packages.subprocess.run", spy)
+    monkeypatch.setattr(packages, "run_to_end", spy)
     said: list[str] = []
     with pytest.raises(VirtualPhoneError, match="Unable to locate package devicelab-no-such-package"):
         fetch_packages(["devicelab-no-such-package"], tmp_path, progress=said.append)
