@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from devicelab.devices.states import DeviceState
     from devicelab.errors import DevicelabError
     from devicelab.lab import Lab
+    from devicelab.runner.remote import RemoteRunner
     from devicelab.virtual.desk import VirtualDesk
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "DevicelabError",
     "Gates",
     "Lab",
+    "RemoteRunner",
     "VirtualDesk",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "DevicelabError": "devicelab.errors",
     "Gates": "devicelab.devices.health",
     "Lab": "devicelab.lab",
+    "RemoteRunner": "devicelab.runner.remote",
     "VirtualDesk": "devicelab.virtual.desk",
 }
 

@@ -6,14 +6,15 @@
         for device in lab.discover(["sdk>=29"]):
             print(device.serial, device.state, device.facts.model)
             print(device.shell("uname", "-m").stdout)
+            print(lab.run(device, Path("model.onnx"), {"x": x}))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from devicelab.adb.connection import Transport
 from devicelab.adb.program import ServerAddress
@@ -30,8 +31,12 @@ from devicelab.devices.selectors import select
 from devicelab.errors import DeviceNotReadyError
 from devicelab.files import state_dir
 
-if TYPE_CHECKING:  # it loads pydantic, which looking at phones does not need
+if TYPE_CHECKING:  # they load pydantic and numpy, which looking at phones does not need
+    import numpy as np
+
     from devicelab.config import LabConfig
+
+    Array = np.ndarray[Any, Any]
 
 __all__ = ["Lab", "take_down"]
 
@@ -113,7 +118,7 @@ class Lab(Closing):
             NoDeviceError: There are devices, but none is meant by a selector.
             ConfigError: A selector makes no sense.
         """
-        found = self._discovery.look(self.addresses)
+        found = _able(self._discovery.look(self.addresses))
         self._devices += found
         return select(found, list(selectors))
 
@@ -124,7 +129,36 @@ class Lab(Closing):
         """
         wanted = list(selectors)
         for devices in self._discovery.watch(self.addresses, stop):
-            yield select(devices, wanted, allow_none=True)
+            yield select(_able(devices), wanted, allow_none=True)
+
+    def run(
+        self,
+        device: Device,
+        graph: Path | bytes,
+        inputs: Mapping[str, Array],
+        **options: Any,  # noqa: ANN401 - those of RemoteRunner
+    ) -> dict[str, Array]:
+        """Run an ONNX graph on a device once, while nobody else uses it.
+
+        Args:
+            device: Which one; must be ready.
+            graph: The ONNX file, or its content.
+            inputs: A value for every input of the graph, by name.
+            options: ``engine``, ``threads``, ``seconds``, ``max_bytes``; see
+                :class:`devicelab.runner.remote.RemoteRunner`, which is faster for many runs.
+
+        Returns:
+            Every output by name.
+
+        Raises:
+            DeviceNotReadyError: It is not ready, or nothing that this host has runs on it.
+            DeviceBusyError: Somebody has it, this lab included: then use ``device.run``.
+            RunnerError: The runner says no, and why.
+            ConfigError, DeviceError, DeadlineError: See :class:`devicelab.runner.remote.RemoteRunner`.
+        """
+        device.require_ready()
+        with self.lease(device, "run"):
+            return _execute(device, graph, inputs, **options)
 
     def lease(self, device: Device, purpose: str, *, wait: Deadline | None = None) -> Lease:
         """Take a device, so that nobody else on this host does; kept alive until released or the lab is closed.
@@ -149,6 +183,24 @@ class Lab(Closing):
             device.close()
         self._transport.close()
         self._leases.close()
+
+
+def _execute(
+    device: Device,
+    graph: Path | bytes,
+    inputs: Mapping[str, Array],
+    **options: Any,  # noqa: ANN401 - as above
+) -> dict[str, Array]:
+    from devicelab.runner.remote import run_on  # noqa: PLC0415 - for those who run something
+
+    return run_on(device, graph, inputs, **options)
+
+
+def _able(devices: list[Device]) -> list[Device]:
+    """The same devices, which can run graphs now."""
+    for device in devices:
+        device.executor = _execute
+    return devices
 
 
 def _virtual_addresses(directory: Path) -> list[str]:

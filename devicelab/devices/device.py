@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from devicelab.adb import shell, transfer
 from devicelab.adb.connection import Connection, Transport, TransportName
@@ -20,7 +21,12 @@ from devicelab.devices.facts import DeviceFacts
 from devicelab.devices.identity import identity_of
 from devicelab.devices.probe import probe
 from devicelab.devices.states import DeviceState, Verdict
-from devicelab.errors import DeviceLostError, DeviceNotReadyError, ProtocolError
+from devicelab.errors import ConfigError, DeviceLostError, DeviceNotReadyError, ProtocolError
+
+if TYPE_CHECKING:  # looking at phones does not need it
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 __all__ = ["Device"]
 
@@ -39,6 +45,7 @@ class Device(Closing):
         facts: What was known of it then; all unknown if it could not be asked.
         alternatives: Other ADB serials that lead to the same phone.
         warning: What a person should know about its identity or its sensors, or None.
+        executor: How :meth:`run` runs a graph, which is a higher room's business; a Lab sets it.
     """
 
     serial: str
@@ -48,6 +55,7 @@ class Device(Closing):
     transport: Transport
     alternatives: tuple[str, ...] = ()
     warning: str | None = None
+    executor: Callable[..., dict[str, Array]] | None = field(default=None, repr=False)
     _connection: Connection | None = field(default=None, repr=False)
     _wire: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _leftovers: set[str] = field(default_factory=set, repr=False)
@@ -163,6 +171,32 @@ class Device(Closing):
             return transfer.pull_file(
                 connection, remote, local, max_bytes=max_bytes, progress=progress, deadline=deadline
             )
+
+    def run(
+        self,
+        graph: Path | bytes,
+        inputs: Mapping[str, Array],
+        **options: Any,  # noqa: ANN401 - those of the executor
+    ) -> dict[str, Array]:
+        """Run an ONNX graph on the phone once; who may not be alone with it holds its lease.
+
+        Args:
+            graph: The ONNX file, or its content.
+            inputs: A value for every input of the graph, by name.
+            options: ``engine``, ``threads``, ``seconds``, ``max_bytes``; see
+                :class:`devicelab.runner.remote.RemoteRunner`.
+
+        Returns:
+            Every output by name.
+
+        Raises:
+            ConfigError: The device comes from nobody who knows how to run something: not from a Lab.
+            RunnerError: The runner says no, and why.
+            DeviceError, DeadlineError: As everywhere.
+        """
+        if self.executor is None:
+            raise ConfigError("only a device that a Lab has found can run a graph")
+        return self.executor(self, graph, inputs, **options)
 
     def read(self, remote: str, *, max_bytes: int, seconds: float = 60.0) -> bytes:
         """The content of one small file; raises what :meth:`pull` raises.

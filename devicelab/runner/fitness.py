@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -29,11 +30,18 @@ def read_library(path: Path) -> Elf:
         ConfigError: It cannot be read, or is no ELF file.
     """
     try:
-        return parse_elf(path.read_bytes())
+        found = path.stat()
+        return _parsed(path, found.st_size, found.st_mtime_ns, found.st_ino)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except MalformedElfError as error:
         raise ConfigError(f"{path} is {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, size: int, mtime: int, inode: int) -> Elf:
+    del size, mtime, inode  # they are what makes it another file
+    return parse_elf(path.read_bytes())
 
 
 def misfit(elf: Elf, target: Target, page_size: int | None, *, program: bool) -> str | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from devicelab.deadline import Deadline
 from devicelab.devices.device import Device
+from devicelab.fetching import Progress
 from devicelab.runner.cache import Blob, DeviceCache
-from devicelab.runner.fitness import ENGINE_LIBRARY
+from devicelab.runner.fitness import ENGINE_LIBRARY, require_fit
 from devicelab.runner.layout import CACHE, JOBS, engine_directory
-from devicelab.runner.packs import Pack
+from devicelab.runner.packs import Pack, find_pack
+from devicelab.runner.targets import find_target
 
-__all__ = ["Installation", "install", "jobs_on"]
+__all__ = ["Installation", "install", "jobs_on", "pack_for"]
 
 _SECONDS: Final = 600.0
 
@@ -31,13 +35,39 @@ class Installation:
     hashes: tuple[str, ...]
 
 
+def pack_for(
+    device: Device,
+    *,
+    engine: Path | None = None,
+    deadline: Deadline | None = None,
+    progress: Progress | None = None,
+) -> Pack:
+    """What a device needs, fetched first if this host does not have it, and known to load there.
+
+    Args:
+        device: The device; its facts must be known.
+        engine: The engine to use instead of the published one: ``libonnxruntime.so`` or an AAR.
+        deadline: For fetching.
+        progress: Told what is being fetched, if something is.
+
+    Raises:
+        DeviceNotReadyError: There is no runner for it, or the engine would not load on it.
+        ConfigError: An engine cannot be fetched, or is not what it should be; says what to do.
+        DeviceLostError, DeadlineError: As everywhere.
+    """
+    pack = find_pack(find_target(device), engine=engine, deadline=deadline, progress=progress)
+    for path, program in ((pack.runner.path, True), (pack.engine.path, False)):
+        require_fit(path, pack.target, device.facts.page_size, program=program, device=device.serial)
+    return pack
+
+
 def install(device: Device, cache: DeviceCache, pack: Pack, *, seconds: float = _SECONDS) -> Installation:
     """Have a runner and its engine on a device.
 
     Args:
         device: The device.
         cache: Its cache.
-        pack: What it shall have; must fit (:func:`devicelab.runner.fitness.require_fit`).
+        pack: What it shall have, from :func:`pack_for`.
         seconds: For each push.
 
     Raises:

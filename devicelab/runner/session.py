@@ -2,7 +2,7 @@
 
 ::
 
-    installation = install(device, DeviceCache(device), find_pack(find_target(device)))
+    installation = install(device, DeviceCache(device), pack_for(device))
     session = JobSession(device, job, installation, uses=hashes)
     session.prepare()
     session.start()                      # or find it running: the id decides
