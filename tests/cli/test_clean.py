@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +58,28 @@ class TestOnThisHost:
         with begin_run(state) as run:
             assert document("clean", "--runs", "--keep", "0", "--yes")["runs"] == []
             assert names(state) == [run.path.name]
+
+    @pytest.mark.parametrize(("answer", "left"), [("n", 1), ("y", 0)])
+    def test_it_asks_at_a_terminal(self, state: Path, answer: str, left: int) -> None:
+        path = finish_run(state, rounds=1)
+        person, terminal = os.openpty()
+        try:
+            os.write(person, f"{answer}\n".encode())
+            done = subprocess.run(
+                [sys.executable, "-m", "devicelab", "clean", "--runs", "--keep", "0"],
+                stdin=terminal,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            os.close(person)
+            os.close(terminal)
+        assert done.returncode == 0, done.stderr
+        assert path.name in done.stderr.split("Remove this?")[0]
+        assert ("freed" in done.stdout) == (answer == "y")
+        assert len(names(state)) == left
 
 
 @pytest.mark.usefixtures("image")
