@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PROGRAM", "TARGETS", "BuildError", "Target", "build", "is_fresh", "refresh"]
+__all__ = ["PROGRAM", "TARGETS", "BuildError", "Target", "build", "is_fresh", "refresh", "refresh_fuzzer"]
 
 PROGRAM: Final = "devicelab-runner"
 _HERE: Final = Path(__file__).resolve().parent
@@ -105,14 +105,18 @@ def build(target: str, out: Path) -> Path:
         size = program.stat().st_size
         if size > _LIMIT:
             raise BuildError(f"the runner for {target} has {size} bytes, more than {_LIMIT}")
-        part = out.with_name(f".{out.name}.{os.getpid()}.part")
-        try:
-            shutil.copyfile(program, part)
-            part.chmod(0o755)
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
+        _put(program, out)
     return out
+
+
+def _put(program: Path, out: Path) -> None:
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(program, part)
+        part.chmod(0o755)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def is_fresh(directory: Path, target: str) -> bool:
@@ -139,6 +143,23 @@ def refresh(directory: Path, targets: Iterable[str] = tuple(TARGETS)) -> list[Pa
             program.with_name(_STAMP).write_text(_fingerprint())
         programs.append(program)
     return programs
+
+
+def refresh_fuzzer(directory: Path) -> Path:
+    """Build the readers' test harness (``fuzz.zig``) for this machine, if it is missing or old.
+
+    Raises:
+        BuildError: The compiler is missing or failed.
+    """
+    program = directory / "fuzz" / PROGRAM
+    if not is_fresh(directory, "fuzz"):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="devicelab-build-") as scratch:
+            source = str(_HERE / "fuzz.zig")
+            _zig("build-exe", *_COMMON, "--name", "fuzz", f"-Mmain={source}", scratch=Path(scratch))
+            _put(Path(scratch) / "fuzz", program)
+        program.with_name(_STAMP).write_text(_fingerprint())
+    return program
 
 
 def _fingerprint() -> str:

@@ -102,15 +102,11 @@ pub fn parse(arena: std.mem.Allocator, text: []const u8) Failure!Job {
     if (text.len > bytes_max) return fail(error.Job, "{} is longer than {} bytes", .{ name, bytes_max });
     var reader: json.Reader = .init(arena, text, error.Job, name);
     var job: Job = .{};
-    var seen: Fields = .empty;
-    var given: Fields = .empty; // as `seen`, but without those that are null
+    var fields: json.Fields(Field) = .{ .nullable = .full };
     try reader.beginObject("it");
-    while (try reader.field(Field, &seen)) |field| {
-        given.insert(field);
-        try parseField(&reader, arena, &job, field);
-    }
+    while (try reader.field(Field, &fields)) |field| try parseField(&reader, arena, &job, field);
     try reader.end();
-    try checkFields(&job, given);
+    try checkFields(&job, fields.given);
     try checkClients(arena, &job);
     return job;
 }
@@ -200,23 +196,19 @@ fn parseClients(reader: *json.Reader, arena: std.mem.Allocator) Failure![]const 
 fn parseClient(reader: *json.Reader, arena: std.mem.Allocator) Failure!Client {
     var client: Client = .{ .id = "", .shard = "", .seed = 0 };
     try reader.beginObject("a client");
-    var seen: std.EnumSet(ClientField) = .empty;
-    var given: std.EnumSet(ClientField) = .empty;
-    while (try reader.field(ClientField, &seen)) |field| {
-        given.insert(field);
-        switch (field) {
-            .client => client.id = try identifier(reader, "client"),
-            .shard => client.shard = try path(reader, arena, "shard"),
-            .seed => client.seed = try reader.integer(u63, "seed"),
-            .weight => {
-                client.weight = try reader.number("weight");
-                if (client.weight.? <= 0) return reader.wrong("weight is not positive", .{});
-            },
-            .kept => client.kept = try path(reader, arena, "kept"),
-        }
-    }
+    var fields: json.Fields(ClientField) = .{ .nullable = .full };
+    while (try reader.field(ClientField, &fields)) |field| switch (field) {
+        .client => client.id = try identifier(reader, "client"),
+        .shard => client.shard = try path(reader, arena, "shard"),
+        .seed => client.seed = try reader.integer(u63, "seed"),
+        .weight => {
+            client.weight = try reader.number("weight");
+            if (client.weight.? <= 0) return reader.wrong("weight is not positive", .{});
+        },
+        .kept => client.kept = try path(reader, arena, "kept"),
+    };
     for ([_]ClientField{ .client, .shard, .seed }) |field| {
-        if (!given.contains(field)) return reader.wrong("a client lacks \"{}\"", .{@tagName(field)});
+        if (!fields.given.contains(field)) return reader.wrong("a client lacks \"{}\"", .{@tagName(field)});
     }
     return client;
 }

@@ -8,6 +8,15 @@ const Allocator = std.mem.Allocator;
 const Failure = failures.Failure;
 const TokenType = std.json.TokenType;
 
+/// Which of an object's fields have been read.
+pub fn Fields(comptime Field: type) type {
+    return struct {
+        seen: std.EnumSet(Field) = .empty,
+        given: std.EnumSet(Field) = .empty, // without those that are null
+        nullable: std.EnumSet(Field) = .empty,
+    };
+}
+
 pub const Reader = struct {
     scanner: std.json.Scanner,
     arena: Allocator, // for strings with escapes; the others are slices of the text
@@ -46,17 +55,21 @@ pub const Reader = struct {
         return try reader.string("a name", bytes_max);
     }
 
-    /// The next field of the object, one of an enumeration's, each at most once; null at its end. Fields that are
-    /// null are passed over: they are absent.
-    pub fn field(reader: *Reader, comptime Field: type, seen: *std.EnumSet(Field)) Failure!?Field {
+    /// The next field of the object, one of an enumeration's, each at most once; null at its end. Fields that may
+    /// be null and are it are passed over: they are absent.
+    pub fn field(reader: *Reader, comptime Field: type, fields: *Fields(Field)) Failure!?Field {
         while (true) {
             const name = try reader.key(64) orelse return null;
             const found = std.meta.stringToEnum(Field, name) orelse
                 return reader.wrong("unknown field \"{}\"", .{name});
-            if (seen.contains(found)) return reader.wrong("the field \"{}\" occurs twice", .{name});
-            seen.insert(found);
-            if (try reader.peek() != .null) return found;
-            _ = try reader.next();
+            if (fields.seen.contains(found)) return reader.wrong("the field \"{}\" occurs twice", .{name});
+            fields.seen.insert(found);
+            if (fields.nullable.contains(found) and try reader.peek() == .null) {
+                _ = try reader.next();
+                continue;
+            }
+            fields.given.insert(found);
+            return found;
         }
     }
 

@@ -112,8 +112,8 @@ const Field = enum { dtype, shape, data_offsets };
 fn parseTensor(reader: *json.Reader, name: []const u8) Failure!Tensor {
     var tensor: Tensor = .{ .name = name, .dtype = .f32, .shape = .{}, .begin = 0, .end = 0 };
     try reader.beginObject("a tensor");
-    var seen: std.EnumSet(Field) = .empty;
-    while (try reader.field(Field, &seen)) |field| switch (field) {
+    var fields: json.Fields(Field) = .{};
+    while (try reader.field(Field, &fields)) |field| switch (field) {
         .dtype => {
             const label = try reader.string("dtype", 16);
             tensor.dtype = Dtype.fromLabel(label) orelse
@@ -135,7 +135,7 @@ fn parseTensor(reader: *json.Reader, name: []const u8) Failure!Tensor {
             if (try reader.item()) return reader.wrong("more than two offsets", .{});
         },
     };
-    if (seen.count() != 3) return reader.wrong("\"{}\" lacks dtype, shape or data_offsets", .{name});
+    if (fields.given.count() != 3) return reader.wrong("\"{}\" lacks dtype, shape or data_offsets", .{name});
     const bytes = tensor.shape.bytes(tensor.dtype) orelse
         return reader.wrong("\"{}\" is too large", .{name});
     if (tensor.end < tensor.begin or tensor.end - tensor.begin != bytes)

@@ -115,8 +115,8 @@ const Parser = struct {
         const reader = &parser.reader;
         const result = &parser.result;
         try reader.beginObject("it");
-        var seen: std.EnumSet(Field) = .empty;
-        while (try reader.field(Field, &seen)) |field| switch (field) {
+        var fields: json.Fields(Field) = .{ .nullable = .initOne(.batch) };
+        while (try reader.field(Field, &fields)) |field| switch (field) {
             .version => {
                 const number = try reader.integer(u32, "version");
                 if (number != version) return reader.wrong("version {}, this runner reads version {}", .{ number, version });
@@ -133,7 +133,7 @@ const Parser = struct {
         };
         try reader.end();
         for ([_]Field{ .version, .name, .kind, .inputs, .outputs }) |field| {
-            if (!seen.contains(field)) return parser.bad("it lacks \"{}\"", .{@tagName(field)});
+            if (!fields.given.contains(field)) return parser.bad("it lacks \"{}\"", .{@tagName(field)});
         }
         try parser.checkNames();
         try parser.resolve();
@@ -167,8 +167,8 @@ const Parser = struct {
         const reader = &parser.reader;
         var input: Input = .{ .name = "", .role = .data, .dtype = .f32, .shape = .{} };
         try reader.beginObject("an input");
-        var seen: std.EnumSet(InputField) = .empty;
-        while (try reader.field(InputField, &seen)) |field| switch (field) {
+        var fields: json.Fields(InputField) = .{};
+        while (try reader.field(InputField, &fields)) |field| switch (field) {
             .name => input.name = try parser.tensorName(),
             .role => input.role = try parser.role(),
             .dtype => input.dtype = try parser.dtype(),
@@ -185,9 +185,9 @@ const Parser = struct {
             },
         };
         for ([_]InputField{ .name, .role, .dtype, .shape }) |field| {
-            if (!seen.contains(field)) return reader.wrong("an input lacks \"{}\"", .{@tagName(field)});
+            if (!fields.given.contains(field)) return reader.wrong("an input lacks \"{}\"", .{@tagName(field)});
         }
-        if (seen.contains(.of) != (input.role == .anchor)) return reader.wrong("exactly anchors say \"of\"", .{});
+        if (fields.given.contains(.of) != (input.role == .anchor)) return reader.wrong("exactly anchors say \"of\"", .{});
         try parser.checkInput(&input);
         return input;
     }
@@ -215,8 +215,8 @@ const Parser = struct {
         var output: Output = .{ .name = "", .role = .loss, .dtype = .f32, .shape = .{} };
         try reader.beginObject("an output");
         var any_batch = false;
-        var seen: std.EnumSet(OutputField) = .empty;
-        while (try reader.field(OutputField, &seen)) |field| switch (field) {
+        var fields: json.Fields(OutputField) = .{};
+        while (try reader.field(OutputField, &fields)) |field| switch (field) {
             .name => output.name = try parser.tensorName(),
             .role => output.role = try parser.role(),
             .dtype => output.dtype = try parser.dtype(),
@@ -228,13 +228,13 @@ const Parser = struct {
                 return reader.wrong("part is neither sum nor count", .{}),
         };
         for ([_]OutputField{ .name, .role, .dtype, .shape }) |field| {
-            if (!seen.contains(field)) return reader.wrong("an output lacks \"{}\"", .{@tagName(field)});
+            if (!fields.given.contains(field)) return reader.wrong("an output lacks \"{}\"", .{@tagName(field)});
         }
         const carried = output.role.isCarried();
         const name = output.name;
         if (any_batch) return reader.wrong("\"{}\": only data has examples", .{name});
         if (!carried and output.role != .loss and output.role != .metric) return reader.wrong("\"{}\" cannot be an output", .{name});
-        if (carried != seen.contains(.replaces)) return reader.wrong("\"{}\": exactly carried values say \"replaces\"", .{name});
+        if (carried != fields.given.contains(.replaces)) return reader.wrong("\"{}\": exactly carried values say \"replaces\"", .{name});
         if (output.in_place and !carried) return reader.wrong("\"{}\" cannot be in place", .{name});
         if (!carried and output.shape.rank != 0) return reader.wrong("\"{}\" is not a single number", .{name});
         if (output.role == .loss and !output.dtype.isFloat()) return reader.wrong("the loss is no floating-point number", .{});
@@ -319,6 +319,7 @@ const Parser = struct {
 
     fn checkWhole(parser: *Parser) Failure!void {
         const result = &parser.result;
+        if (result.name.len == 0) return parser.bad("the plan has no name", .{});
         var data: usize = 0;
         for (result.inputs) |*input| {
             if (input.role != .data) continue;
