@@ -64,12 +64,14 @@ class Target:
         return self.name.partition("-")[2]
 
 
+# NEON is optional in this ABI, and registers d16 to d31 with it.
+_ARMV7: Final = "generic+v7a+vfp3d16-vfp3-vfp3sp-d32-neon"
+
 TARGETS: Final = {
     target.name: target
     for target in (
         Target("android-arm64-v8a", "aarch64-linux-none", "generic", "/system/bin/linker64"),
-        # NEON is optional in this ABI, and the registers d16 to d31 with it.
-        Target("android-armeabi-v7a", "arm-linux-eabi", "generic+v7a+vfp3d16", "/system/bin/linker"),
+        Target("android-armeabi-v7a", "arm-linux-eabi", _ARMV7, "/system/bin/linker"),
         Target("android-x86_64", "x86_64-linux-none", "x86_64", "/system/bin/linker64"),
         Target("android-x86", "x86-linux-none", "pentium4+sse3+ssse3", "/system/bin/linker"),
         Target("linux-x86_64", "x86_64-linux-none", "x86_64", "/lib64/ld-linux-x86-64.so.2"),

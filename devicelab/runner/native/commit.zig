@@ -20,11 +20,11 @@ pub fn commit(arena: *Arena, job: *const Job) Failure!void {
         return fail(error.Job, "the job is not finished, so there is nothing to commit", .{});
     files.unmap(line);
     var moved: usize = 0;
-    for (job.clients, 0..) |*client, index| {
+    if (sys.exists(keeping.directory)) for (job.clients, 0..) |*client, index| {
         failures.client = client.id;
         var name: keeping.Name = undefined;
-        if (try move(arena, keeping.stagedName(&name, index), client.kept orelse continue)) moved += 1;
-    }
+        if (try move(arena, keeping.stagedName(&name, index), client.kept.?)) moved += 1;
+    };
     failures.client = null;
     var buffer: [256]u8 = undefined;
     var text: Text = .{ .buffer = &buffer };
@@ -35,14 +35,15 @@ pub fn commit(arena: *Arena, job: *const Job) Failure!void {
     try messages.line(text.written());
 }
 
-/// False if the file is not there: then it was moved before, or the client keeps nothing.
+/// False if it was moved before.
 fn move(arena: *Arena, staged: [:0]const u8, kept: [:0]const u8) Failure!bool {
     const slash = std.mem.lastIndexOfScalar(u8, kept, '/') orelse 0;
     const parent = try arena.allocator().dupeSentinel(u8, if (slash == 0) "." else kept[0..slash], 0);
     try makeParents(parent);
     sys.rename(staged, kept) catch {
-        if (sys.last_errno == .NOENT) return false;
-        return fail(error.Output, "{}: {}", .{ kept, sys.reason() });
+        if (sys.last_errno != .NOENT) return fail(error.Output, "{}: {}", .{ kept, sys.reason() });
+        if (sys.exists(kept)) return false;
+        return fail(error.Input, "{}: there is no such file, nor is there {}", .{ staged, kept });
     };
     try files.sync(parent);
     return true;

@@ -64,7 +64,9 @@ fn readInputs(arena: *Arena, session: ort.Session, path: [:0]const u8) Failure!I
 }
 
 fn fits(tensor: *const safetensors.Tensor, wanted: *const ort.Description) bool {
-    if (tensor.dtype != wanted.dtype or tensor.shape.rank != wanted.rank) return false;
+    if (tensor.dtype != wanted.dtype) return false;
+    if (wanted.rank == 0) return true; // a single number, or a graph that says nothing: the engine will see
+    if (tensor.shape.rank != wanted.rank) return false;
     for (tensor.shape.slice(), wanted.sizes[0..wanted.rank]) |size, promised| {
         if (promised) |exactly| if (size != exactly) return false;
     }

@@ -50,6 +50,12 @@ pub fn open(path: [*:0]const u8) Error!Fd {
     return @intCast(try again(linux.open, .{ path, flags, 0 }));
 }
 
+pub fn exists(path: [*:0]const u8) bool {
+    const fd = open(path) catch return false;
+    close(fd);
+    return true;
+}
+
 /// Opens for writing; what was there is gone.
 pub fn create(path: [*:0]const u8) Error!Fd {
     var flags: linux.O = .{ .ACCMODE = .WRONLY, .CLOEXEC = true, .CREAT = true, .TRUNC = true };
