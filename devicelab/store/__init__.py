@@ -18,10 +18,10 @@ Nothing in it refers to a place outside: it can be copied, moved and read elsewh
       lock        one writer at a time
       checkpoints safetensors files whose bytes depend on nothing but their content
       blobs       files by their content
-      ledger      what is written to the database, one verb a transaction
+      ledger      what is written to the database, one verb a transaction; made of jobbing, rounding, writing
       reading     what can be asked of it
         records   the answers
-        tables    their columns
-        schema    the database's own, and how an older file becomes a newer one
+        tables    between them and the database's rows
+        schema    the database's tables, and how an older file becomes a newer one
         database  SQLite: opening, transactions, and its errors in words
 """

@@ -184,7 +184,7 @@ class Ledger(JobLedger):
 
     def _recorded(self, job: JobRecord, blob: str, facts: Sequence[UpdateFacts]) -> bool:
         """Whether exactly this has been accepted before."""
-        found = [each for each in self.updates(job.round, accepted=True) if each.job == job.id]
+        found = self.updates(accepted=True, job=job.id)
         return bool(found) and (
             {each.blob for each in found} == {blob}
             and {each.client for each in found} == {f.client for f in facts}

@@ -103,14 +103,25 @@ class LedgerReader(Closing):
         sql = "SELECT * FROM jobs WHERE NOT gone AND state <> 'planned' ORDER BY round, created, id"
         return [tables.job(row) for row in self._database.rows(sql)]
 
-    def updates(self, number: int | None = None, *, accepted: bool | None = None) -> list[UpdateRecord]:
-        """Updates of one round or of all, by round and client; only the accepted or refused ones if asked."""
+    def updates(
+        self, number: int | None = None, *, accepted: bool | None = None, job: str | None = None
+    ) -> list[UpdateRecord]:
+        """Updates by round and client.
+
+        Args:
+            number: Of this round only.
+            accepted: The accepted ones only, or the refused ones.
+            job: Those that this job brought.
+        """
         sql = (
             "SELECT updates.*, jobs.device AS device FROM updates JOIN jobs ON jobs.id = updates.job"
             " WHERE (:round IS NULL OR updates.round = :round) AND (:accepted IS NULL OR accepted = :accepted)"
-            " ORDER BY updates.round, client, updates.id"
         )
-        return [tables.update(row) for row in self._database.rows(sql, {"round": number, "accepted": accepted})]
+        if job is not None:
+            sql += " AND updates.job = :job"  # in this form the index is used
+        sql += " ORDER BY updates.round, client, updates.id"
+        values = {"round": number, "accepted": accepted, "job": job}
+        return [tables.update(row) for row in self._database.rows(sql, values)]
 
     def evaluations(self) -> list[EvaluationRecord]:
         """All evaluations, by round."""
