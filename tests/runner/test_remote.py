@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from devicelab.virtual.desk import VirtualDesk
 from tests.runner.work import exported
 
 
-def model(types: dict[str, int], steps: int = 1) -> bytes:
+def model(types: Mapping[str, int], steps: int = 1) -> bytes:
     """y_name = x_name doubled (or turned over, for truth values) for each name; numbers so many times."""
     nodes, inputs, outputs = [], [], []
     for name, kind in types.items():

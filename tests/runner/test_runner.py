@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from devicelab.devices.device import Device
 from devicelab.devices.discovery import Discovery
 from devicelab.devices.leases import Leases
 from devicelab.devices.quarantine import Quarantine
-from devicelab.errors import RunnerError
+from devicelab.errors import DevicelabError, RunnerError
 from devicelab.plans.optimizers import SGD, Adam
 from devicelab.plans.zoo import ZOO
 from devicelab.runner.cache import DeviceCache
@@ -47,6 +49,7 @@ class Place:
         self.pack = find_pack(find_target(device))
         self.installation: Installation = install(device, self.cache, self.pack)
         self._directory = directory
+        self.started = time.monotonic()
 
     def session(self, work: Work, job: Job) -> JobSession:
         self.cache.ensure(work.blobs)
@@ -126,23 +129,29 @@ def test_attached_gives_the_same_bytes(place: Place) -> None:
         assert found.loss_after == pytest.approx(truth.loss_after, rel=1e-3)
 
 
-def test_a_job_that_outlives_adbd_is_found_again_and_replayed(place: Place) -> None:
+def test_a_job_outlives_the_cable_and_adbd_and_is_replayed(place: Place) -> None:
     work = Work("mlp", sizes=(400, 400))
-    job = work.job("unplugged", epochs=None, steps=20_000, combine="sum", hyper={"lr": 1e-4})
+    job = work.job("unplugged", epochs=None, steps=30_000, combine="sum", hyper={"lr": 1e-4})
     session = place.session(work, job)
-    session.start()
+    time.sleep(max(0.0, place.started + 3 - time.monotonic()))  # an adbd that dies at once is not started again
+    adbd = place.device.shell("pidof", "adbd").text
+    assert session.start() == "started"
     heard: list[Any] = []
 
     def listen(message: Any) -> None:
         heard.append(message)
-        if len(heard) == 3:
+        if len(heard) == 2:
             place.phone.unplug()
             place.phone.replug()
+        if len(heard) == 3:
+            with contextlib.suppress(DevicelabError):  # who kills adbd gets no answer
+                place.device.shell("sh", "-c", "kill -9 $(pidof adbd)", seconds=5)
 
     result = session.follow(patience=PATIENCE, on_message=listen)
     assert isinstance(heard[0], Hello)
     assert (heard[0].engine, heard[0].protocol) == (place.pack.version, 1)
     assert len(heard) > 3
+    assert place.device.shell("pidof", "adbd").text != adbd
     again = JobSession(place.device, job, place.installation, uses=[])
     assert again.start() == "started"
     assert again.follow(patience=PATIENCE) == result
