@@ -42,7 +42,7 @@ class Body(Protocol):
         ...
 
     def connect(self, deadline: Deadline) -> socket.socket:
-        """A fresh connection to the phone's adbd.
+        """A connection to the phone's adbd on which nothing has been said.
 
         Raises:
             ConnectionError: adbd is not running.

@@ -18,6 +18,7 @@ from devicelab.virtual import family
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.ownpython import module_environment
 from devicelab.virtual.registry import LOCK
+from devicelab.virtual.spare import Spare
 from devicelab.virtual.spec import BodySpec
 from devicelab.virtual.trees import remove_tree
 from devicelab.virtual.unixsocket import connect_to
@@ -51,6 +52,7 @@ class FamilyBody(ABC):
         self._spec = spec
         self._directory = spec.directory / "body"
         self._process: subprocess.Popen[bytes] | None = None
+        self._spare = Spare()
         self._directory.mkdir(mode=0o700, exist_ok=True)
 
     @property
@@ -101,7 +103,7 @@ class FamilyBody(ABC):
     def _await_adbd(self, begin: int, deadline: Deadline) -> None:
         while True:
             try:
-                self.connect(deadline).close()
+                self._spare.keep(connect_to(self.socket_path, deadline))
             except ConnectionError:
                 if not self.alive():
                     raise self._error(f"adbd did not start: {self._log_since(begin)}") from None
@@ -114,11 +116,12 @@ class FamilyBody(ABC):
         return self._process is not None and self._process.poll() is None
 
     def connect(self, deadline: Deadline) -> socket.socket:
-        """A fresh connection to adbd."""
-        return connect_to(self.socket_path, deadline)
+        """A connection to adbd on which nothing has been said."""
+        return self._spare.take() or connect_to(self.socket_path, deadline)
 
     def kill(self) -> None:
         """Let go of the first process, which then kills everything in the phone and ends."""
+        self._spare.drop()
         process = self._process
         if process is None:
             return

@@ -15,6 +15,7 @@ from devicelab.errors import VirtualPhoneError
 from devicelab.virtual import holder
 from devicelab.virtual.body import BodyKind
 from devicelab.virtual.inside import Hook
+from devicelab.virtual.spare import Spare
 from devicelab.virtual.spec import BodySpec
 
 __all__ = ["NamespaceBody"]
@@ -49,6 +50,7 @@ class NamespaceBody:
         self._spec = spec
         self.limits: tuple[str, ...] = () if spec.emulator is None else _EMULATED
         self._lock = threading.Lock()
+        self._spare = Spare()
         (spec.directory / "body" / "root").mkdir(parents=True, exist_ok=True)
         try:
             self._holder = holder.start(spec, hook)
@@ -71,7 +73,7 @@ class NamespaceBody:
         self._ask({"boot": True})
         while True:
             try:
-                self.connect(deadline).close()
+                self._spare.keep(self._connect(deadline))
             except ConnectionError:
                 if not self.alive():
                     said = self._log_since(begin)
@@ -88,7 +90,11 @@ class NamespaceBody:
             return False
 
     def connect(self, deadline: Deadline) -> socket.socket:
-        """A fresh connection to adbd: a socket made inside the phone's network, connected from here."""
+        """A connection to adbd on which nothing has been said."""
+        return self._spare.take() or self._connect(deadline)
+
+    def _connect(self, deadline: Deadline) -> socket.socket:
+        """A new one: a socket made inside the phone's network, connected from here."""
         try:
             fd = self._ask({"socket": True})[1]
         except VirtualPhoneError as error:
@@ -110,6 +116,7 @@ class NamespaceBody:
 
     def kill(self) -> None:
         """SIGKILL everything in the phone and wait until it is gone."""
+        self._spare.drop()
         with contextlib.suppress(_GoneError):  # then so is everything else
             self._ask({"kill": True})
 
@@ -136,6 +143,7 @@ class NamespaceBody:
         if self._closed:
             return
         self._closed = True
+        self._spare.drop()
         self._holder.end()
 
     def _ask(self, request: dict[str, object]) -> tuple[dict[str, object], int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from types import TracebackType
 from typing import Self
 
@@ -18,15 +19,23 @@ class Wire:
     def __init__(
         self, port: int, *, version: int = 0x01000001, max_payload: int = MAX, seconds: float = 30
     ) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), seconds)
         self._next = 1
-        try:
-            self.send(Packet(CNXN, version, max_payload, b"host::features=shell_v2,cmd,stat_v2\0"))
-            self.hello = self.receive()
-            assert self.hello.command == CNXN, f"the phone answers CNXN with {self.hello.command.decode()}"
-        except BaseException:
-            self.close()
-            raise
+        for pause in (0.05, 0.2, 0.5, None):  # see devicelab.adb.handshake.HungUpError
+            self.sock = socket.create_connection(("127.0.0.1", port), seconds)
+            try:
+                self.send(Packet(CNXN, version, max_payload, b"host::features=shell_v2,cmd,stat_v2\0"))
+                self.hello = self.receive()
+                assert self.hello.command == CNXN, f"the phone answers CNXN with {self.hello.command.decode()}"
+            except ConnectionError:
+                self.close()
+                if pause is None:
+                    raise
+                time.sleep(pause)
+            except BaseException:
+                self.close()
+                raise
+            else:
+                break
         self.version, self.max_payload = self.hello.arg0, self.hello.arg1
 
     @property
