@@ -116,7 +116,7 @@ def test_input_where_there_is_shell_v2(connection: Connection) -> None:
 
 
 def test_output_comes_while_a_command_runs(connection: Connection) -> None:
-    script = ["sh", "-c", "echo one; sleep 1; echo two; sleep 300"]
+    script = ["sh", "-c", "echo one; sleep 0.3; echo two; sleep 300"]
     with ShellProcess(connection, script, deadline=soon()) as process:
         assert process.read(soon()) == (Channel.STDOUT, b"one\n")
         assert process.read(soon()) == (Channel.STDOUT, b"two\n")
@@ -132,7 +132,7 @@ def test_giving_up_ends_the_whole_group(how: str, connection: Connection) -> Non
     command = ["sh", "-c", script + (flood if how == "limit" else "sleep 300")]
     if how == "deadline":
         with pytest.raises(DeadlineError, match=f"^{connection.serial}: nap"):
-            run(connection, command, deadline=Deadline("nap", 2.0))
+            run(connection, command, deadline=Deadline("nap", 1.5))
     elif how == "limit":
         with pytest.raises(OutputLimitError):
             run(connection, command, deadline=soon(), limit=1000)
@@ -258,8 +258,8 @@ def test_a_full_phone_says_so_early_and_keeps_nothing(phone: VirtualPhone, onlin
     phone.fill(8 * MB)
     sent: list[int] = []
     with pytest.raises(DeviceFullError, match="No space left on device"):
-        push_file(online, os.urandom(400 * MB), f"{BASE}/big", progress=sent.append, deadline=soon())
-    assert max(sent) < 400 * MB
+        push_file(online, os.urandom(100 * MB), f"{BASE}/big", progress=sent.append, deadline=soon())
+    assert max(sent) < 100 * MB
     with SyncSession(online, soon()) as session:
         assert session.list(BASE, soon()) == []
 
