@@ -34,7 +34,9 @@ from devicelab.files import state_dir
 if TYPE_CHECKING:  # they load pydantic and numpy, which looking at phones does not need
     import numpy as np
 
-    from devicelab.config import LabConfig
+    from devicelab.config import Experiment, LabConfig
+    from devicelab.rounds.events import Listener
+    from devicelab.rounds.running import Deployment, RunReport
 
     Array = np.ndarray[Any, Any]
 
@@ -77,8 +79,9 @@ class Lab(Closing):
         self._transport = open_transport(transport, Deadline("start of the transport", _START_SECONDS))
         self._leases = Leases()
         self.quarantine = Quarantine(self.directory)
+        self.gates = gates or Gates()
         self._discovery = Discovery(
-            self._transport, self._leases, self.quarantine, gates or Gates(), patience, authorize
+            self._transport, self._leases, self.quarantine, self.gates, patience, authorize
         )
         self._devices: list[Device] = []
 
@@ -176,6 +179,70 @@ class Lab(Closing):
             raise DeviceNotReadyError(f"is {device.state}", device=device.serial, hint=device.reason or None)
         return self._leases.acquire(device.identity, purpose, device=device.serial, wait=wait)
 
+    def push_plan(
+        self,
+        experiment: Experiment | Path,
+        *,
+        devices: Sequence[str] = (),
+        engine: Path | None = None,
+        listener: Listener | None = None,
+    ) -> Deployment:
+        """Have an experiment's plan, runner, engine and shards on the devices.
+
+        What is raised: :func:`devicelab.rounds.running.push_plan`.
+
+        Args:
+            experiment: An experiment, or its file.
+            devices: Selectors of the devices that are meant, besides the experiment's own.
+            engine: The engine to push instead of the published one.
+            listener: Hears what happens (:mod:`devicelab.rounds.events`).
+        """
+        from devicelab.rounds.events import silent  # noqa: PLC0415 - looking at phones needs none of it
+        from devicelab.rounds.running import Options, push_plan  # noqa: PLC0415
+
+        loaded, _ = _experiment(experiment)
+        return push_plan(self, loaded, Options(devices, engine), listener or silent)
+
+    def run_round(
+        self,
+        experiment: Experiment | Path,
+        *,
+        rounds: int | None = None,
+        resume: bool = False,
+        run: str | None = None,
+        devices: Sequence[str] = (),
+        engine: Path | None = None,
+        listener: Listener | None = None,
+    ) -> RunReport:
+        """Run an experiment's rounds, or go on with a run.
+
+        What is raised: :func:`devicelab.rounds.running.run_rounds`.
+
+        Args:
+            experiment: An experiment, or its file.
+            rounds: How many rounds the run has in all; as the experiment says by default.
+            resume: Whether to go on with a run instead of beginning one.
+            run: Which run to go on with; the experiment's newest by default.
+            devices: Selectors of the devices that are meant, besides the experiment's own.
+            engine: The engine to push instead of the published one.
+            listener: Hears what happens (:mod:`devicelab.rounds.events`).
+        """
+        from devicelab.rounds.events import silent  # noqa: PLC0415 - looking at phones needs none of it
+        from devicelab.rounds.running import Options, run_rounds  # noqa: PLC0415
+
+        loaded, text = _experiment(experiment)
+        return run_rounds(
+            self,
+            self.directory,
+            loaded,
+            text=text,
+            rounds=rounds,
+            resume=resume,
+            run=run,
+            options=Options(devices, engine),
+            listener=listener or silent,
+        )
+
     def close(self) -> None:
         """Give leases back and let go of all wires; may be called twice."""
         devices, self._devices = self._devices, []
@@ -201,6 +268,16 @@ def _able(devices: list[Device]) -> list[Device]:
     for device in devices:
         device.executor = _execute
     return devices
+
+
+def _experiment(given: Experiment | Path) -> tuple[Experiment, str | None]:
+    """An experiment, and its file's text if it has one."""
+    if not isinstance(given, Path):
+        return given, None
+    from devicelab.config import load_experiment  # noqa: PLC0415 - loads pydantic
+
+    loaded = load_experiment(given)
+    return loaded, given.expanduser().read_text(encoding="utf-8-sig")
 
 
 def _virtual_addresses(directory: Path) -> list[str]:

@@ -10,9 +10,13 @@ import typer
 __all__ = [
     "ConnectOption",
     "DeviceOption",
+    "EngineOption",
+    "ExperimentArgument",
+    "ExplainOption",
     "JsonOption",
     "StateDirOption",
     "TransportOption",
+    "WhyOption",
 ]
 
 
@@ -53,4 +57,23 @@ ConnectOption = Annotated[
         help="Also look for a phone on TCP at this address. Repeat for more.",
         show_default=False,
     ),
+]
+EngineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--engine",
+        metavar="FILE",
+        help="ONNX Runtime's library for the phones (.so or .aar), instead of the published one.",
+        show_default=False,
+    ),
+]
+ExperimentArgument = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT", help="The experiment's YAML file.", show_default=False)
+]
+ExplainOption = Annotated[
+    bool,
+    typer.Option("--explain", help="Print the experiment with every default and what each setting means."),
+]
+WhyOption = Annotated[
+    bool, typer.Option("--why", help="Say for each phone that is left out why it is, and touch none.")
 ]

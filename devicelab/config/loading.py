@@ -19,13 +19,17 @@ __all__ = ["load_experiment", "load_lab"]
 S = TypeVar("S", bound=Settings)
 
 
-def load_experiment(path: Path) -> Experiment:
-    """Read and validate an experiment file; relative paths in it start from its directory.
+def load_experiment(path: Path, *, directory: Path | None = None) -> Experiment:
+    """Read and validate an experiment file.
+
+    Args:
+        path: The file.
+        directory: Where relative paths in it start from; by default where the file is.
 
     Raises:
         ConfigError: It cannot be read or something in it is wrong; the message lists everything that is.
     """
-    directory = path.expanduser().absolute().parent
+    directory = directory or path.expanduser().absolute().parent
     experiment = _validated(Experiment, read_document(path.expanduser()), directory)
     return experiment.located(directory)
 

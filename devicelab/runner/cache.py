@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from devicelab.errors import ConfigError, DeviceFullError
 from devicelab.runner.kept import Artifact, artifact
 from devicelab.runner.layout import CACHE, JOBS
 
-__all__ = ["USES", "Blob", "CacheReport", "DeviceCache"]
+__all__ = ["USES", "Blob", "CacheReport", "DeviceCache", "PushProgress"]
 
 USES: Final = "uses"
 """The file in a job's directory that lists what the job uses, one hash a line."""
@@ -81,6 +81,23 @@ class _Entry:
     used: int  # by the device's clock
 
 
+PushProgress = Callable[[Blob, int, int], object]
+"""Told of a push: which file, and the bytes sent and to be sent of all that are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """One file's push, as a part of all of them."""
+
+    tell: PushProgress
+    blob: Blob
+    before: int
+    total: int
+
+    def __call__(self, sent: int) -> None:
+        self.tell(self.blob, self.before + sent, self.total)
+
+
 class DeviceCache:
     """The cache of one device.
 
@@ -96,7 +113,12 @@ class DeviceCache:
         self._budget = budget
 
     def ensure(
-        self, blobs: Collection[Blob], *, keep: Collection[str] = (), seconds: float = 600.0
+        self,
+        blobs: Collection[Blob],
+        *,
+        keep: Collection[str] = (),
+        seconds: float = 600.0,
+        progress: PushProgress | None = None,
     ) -> CacheReport:
         """Have all these blobs on the device, whole and verified.
 
@@ -104,6 +126,7 @@ class DeviceCache:
             blobs: What shall be there; the same one may occur twice.
             keep: Hashes of what must not be evicted besides them and besides what jobs on the device use.
             seconds: For each push.
+            progress: Told of every mebibyte: which file, and the bytes sent and to be sent in all.
 
         Raises:
             DeviceFullError: There is no room even without everything that may go.
@@ -117,15 +140,18 @@ class DeviceCache:
         room = self._budget - sum(blob.size for blob in missing)
         protected = {*wanted, *keep}
         evicted = self._evict(present, protected, room)
+        total, sent = sum(blob.size for blob in missing), 0
         for blob in missing:
+            heard = None if progress is None else _Heard(progress, blob, sent, total)
             try:
-                self._push(blob, seconds)
+                self._push(blob, seconds, heard)
             except DeviceFullError:
                 gone = self._evict(self._sweep(), protected, 0)
                 if not gone:
                     raise
                 evicted += gone
-                self._push(blob, seconds)
+                self._push(blob, seconds, heard)
+            sent += blob.size
         self._touch(list(wanted))
         return CacheReport(len(missing), sum(blob.size for blob in missing), tuple(evicted))
 
@@ -153,9 +179,10 @@ class DeviceCache:
         gone = self._evict(present, set(), room)
         return {sha256: present[sha256].size for sha256 in gone}
 
-    def _push(self, blob: Blob, seconds: float) -> None:
+    def _push(self, blob: Blob, seconds: float, heard: Callable[[int], object] | None) -> None:
         mode = 0o555 if blob.executable else 0o444
-        self._device.push(blob.source, f"{CACHE}/{blob.sha256}", mode=mode, seconds=seconds)
+        path = f"{CACHE}/{blob.sha256}"
+        self._device.push(blob.source, path, mode=mode, seconds=seconds, progress=heard)
 
     def _sweep(self) -> dict[str, _Entry]:
         """What is there; what broken pushes left is removed on the way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from devicelab.deadline import Deadline
 from devicelab.devices.device import Device
@@ -15,7 +15,7 @@ from devicelab.runner.layout import CACHE, JOBS, engine_directory
 from devicelab.runner.packs import Pack, find_pack
 from devicelab.runner.targets import find_target
 
-__all__ = ["Installation", "install", "jobs_on", "pack_for"]
+__all__ = ["Installation", "install", "jobs_on", "link_engine", "pack_blobs", "pack_for"]
 
 _SECONDS: Final = 600.0
 
@@ -33,6 +33,12 @@ class Installation:
     runner: str
     library_path: str
     hashes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pack: Pack) -> Self:
+        """Where a pack is or will be, which nothing but its content decides."""
+        hashes = (pack.runner.sha256, pack.engine.sha256)
+        return cls(f"{CACHE}/{pack.runner.sha256}", engine_directory(pack.engine.sha256), hashes)
 
 
 def pack_for(
@@ -74,13 +80,22 @@ def install(device: Device, cache: DeviceCache, pack: Pack, *, seconds: float = 
         DeviceFullError, RemoteFileError: It cannot store them.
         DeviceLostError, DeadlineError: As everywhere.
     """
-    cache.ensure([Blob.of(pack.runner, executable=True), Blob.of(pack.engine)], seconds=seconds)
-    directory = engine_directory(pack.engine.sha256)
+    cache.ensure(pack_blobs(pack), seconds=seconds)
+    return link_engine(device, pack, seconds=seconds)
+
+
+def pack_blobs(pack: Pack) -> tuple[Blob, Blob]:
+    """Runner and engine as a cache takes them."""
+    return Blob.of(pack.runner, executable=True), Blob.of(pack.engine)
+
+
+def link_engine(device: Device, pack: Pack, *, seconds: float = _SECONDS) -> Installation:
+    """Give an engine that is in the cache the name that the linker looks for; the rest of :func:`install`."""
+    script = 'mkdir -p "$1" && cd "$1" && { [ -e "$2" ] || { rm -f "$2"; ln -s "$3" "$2"; }; }'
+    found = Installation.of(pack)
     target = f"../../cache/{pack.engine.sha256}"
-    script = 'mkdir -p "$1" && cd "$1" && rm -f "$2" && ln -s "$3" "$2"'
-    device.shell("sh", "-c", script, "sh", directory, ENGINE_LIBRARY, target, seconds=seconds)
-    hashes = (pack.runner.sha256, pack.engine.sha256)
-    return Installation(f"{CACHE}/{pack.runner.sha256}", directory, hashes)
+    device.shell("sh", "-c", script, "sh", found.library_path, ENGINE_LIBRARY, target, seconds=seconds)
+    return found
 
 
 def jobs_on(device: Device) -> list[str]:

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Final, Literal
 
 from devicelab.adb.shell import Channel, ShellProcess
@@ -146,21 +145,22 @@ class JobSession:
         *,
         patience: Patience | None = None,
         on_message: Listener | None = None,
-        cancel: Event | None = None,
+        between: Callable[[], object] | None = None,
     ) -> Result:
         """Wait for the end of a detached job, through losses of the device.
 
         Args:
             patience: How long.
             on_message: Told hello and progress, from the start's first line on.
-            cancel: When set, the job is stopped.
+            between: Called before every look, several times a second while the device answers. What it raises
+                ends the wait; the job goes on.
 
         Raises:
             RunnerError: It failed, was stopped or killed.
             DeviceLostError: The device was away for too long. The job may go on; follow it again.
             DeadlineError: The same for a device that is silent, for a job without a line, for all of it.
         """
-        return _Following(self, patience or Patience(), on_message, cancel or Event()).result()
+        return _Following(self, patience or Patience(), on_message, between).result()
 
     def look(self, offset: int = 0) -> Look:
         """The job's state now and its output from ``offset`` on, up to a mebibyte.
@@ -258,7 +258,9 @@ class JobSession:
         return code
 
     def _conclude(self, transcript: Transcript, code: int | None) -> Result:
-        result = transcript.conclude(code, self._errors())
+        # Who ended well has nothing to say there, and asking costs a round trip.
+        said = b"" if code == 0 and transcript.last is not None else self._errors()
+        result = transcript.conclude(code, said)
         assert result is not None  # there is a job
         return result
 
@@ -285,11 +287,15 @@ class _Following:
     """The clocks and the position of one :meth:`JobSession.follow`."""
 
     def __init__(
-        self, session: JobSession, patience: Patience, listener: Listener | None, cancel: Event
+        self,
+        session: JobSession,
+        patience: Patience,
+        listener: Listener | None,
+        between: Callable[[], object] | None,
     ) -> None:
         self._session = session
         self._patience = patience
-        self._cancel = cancel
+        self._between = between or (lambda: None)
         self._device = session.device.serial
         self._transcript = Transcript(session.job, self._device, listener)
         self._whole = Deadline(f"job {session.job.job}", patience.total, self._device)
@@ -300,8 +306,7 @@ class _Following:
     def result(self) -> Result:
         pause = _POLL[0]
         while True:
-            if self._cancel.is_set():
-                self._session.stop()
+            self._between()
             look = self._look()
             if look is not None:
                 if look.log:
@@ -314,7 +319,7 @@ class _Following:
                 if time.monotonic() - self._heard > self._patience.idle:
                     what = f"a line of job {self._session.job.job}"
                     raise DeadlineError(what, seconds=self._patience.idle, device=self._device)
-            self._cancel.wait(self._whole.capped(pause))
+            time.sleep(self._whole.capped(pause))
             pause = min(1.5 * pause, _POLL[1])
 
     def _look(self) -> Look | None:

@@ -118,23 +118,28 @@ def test_a_running_job_is_found_and_not_started_twice(bench: Bench) -> None:
     session.stop()  # nothing to be done
 
 
-def test_a_stop_is_heard(bench: Bench) -> None:
+def test_who_follows_may_leave_and_a_stop_is_heard(bench: Bench) -> None:
     session = bench.session(work=FOREVER)
     session.prepare()
     session.start()
-    cancel = threading.Event()
     steps: list[int] = []
 
     def listen(message: Hello | Progress) -> None:
         if isinstance(message, Progress):
             steps.append(message.step)
-            if message.step >= 3:
-                cancel.set()
 
-    with pytest.raises(RunnerError, match="job JOB: signal") as caught:
-        session.follow(patience=PATIENCE, on_message=listen, cancel=cancel)
-    assert caught.value.code == "stopped"
+    def leave() -> None:
+        if steps and steps[-1] >= 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        session.follow(patience=PATIENCE, on_message=listen, between=leave)
     assert steps == sorted(set(steps))
+    assert session.look().state == "running"
+    session.stop()
+    with pytest.raises(RunnerError, match="job JOB: signal") as caught:
+        session.follow(patience=PATIENCE)
+    assert caught.value.code == "stopped"
     until(lambda: processes(session) == 0)
 
 

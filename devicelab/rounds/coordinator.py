@@ -1,0 +1,421 @@
+"""Rounds, one after the other: select, configure, train, collect, aggregate, evaluate, checkpoint.
+
+Everything is in the ledger before anything happens because of it, and every step may be done again: a run that
+was interrupted anywhere goes on by going through the same steps. What is decided stays decided: who is in the
+cohort and on which device (once the round is configured), whose update counts (once it is stored), and that no
+more updates are wanted (once the round is aggregated).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cached_property, partial
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from devicelab.config.experiment import Place
+from devicelab.errors import ConfigError, NoDeviceError, RoundError
+from devicelab.rounds.aggregate import next_model
+from devicelab.rounds.bookkeeping import payload_of
+from devicelab.rounds.central import Central
+from devicelab.rounds.cohort import cohort_of
+from devicelab.rounds.crew import Crew
+from devicelab.rounds.evaluation import Tally, measure, plan_evaluation, values
+from devicelab.rounds.events import (
+    CohortChosen,
+    DevicePhase,
+    Evaluated,
+    Event,
+    Excluded,
+    Exclusion,
+    Phase,
+    RoundFinished,
+    RoundResult,
+    RoundStarted,
+    RunFinished,
+    RunStarted,
+)
+from devicelab.rounds.jobs import Asking, Task, job_id, parameters_blob
+from devicelab.rounds.lanes import Lanes
+from devicelab.rounds.part import Context, Part
+from devicelab.rounds.placing import Placing, place_clients
+from devicelab.rounds.setup import Setup
+from devicelab.rounds.station import Station
+from devicelab.rounds.worker import InterruptedRoundError
+from devicelab.runner.cache import Blob
+from devicelab.store.records import (
+    CheckpointRecord,
+    CohortClient,
+    JobRecord,
+    JobState,
+    RoundRecord,
+    RoundState,
+)
+from devicelab.store.run import Run
+
+__all__ = ["Coordinator", "no_device"]
+
+_LOOK_UP: Final = 0.2  # seconds between two chances for Ctrl-C
+_WAITING: Final = (JobState.PLANNED, JobState.PUSHED, JobState.STARTED, JobState.DONE)
+
+Model = dict[str, NDArray[Any]]
+
+
+class Coordinator:
+    """Brings one run forward. Its devices' work is done in their threads, everything else in the caller's.
+
+    Args:
+        run: The run, opened to write.
+        setup: The experiment, its plan and its data.
+        crew: The devices.
+        lanes: Turns for what is large.
+        tell: Hears events, one at a time.
+    """
+
+    def __init__(
+        self, run: Run, setup: Setup, crew: Crew, *, lanes: Lanes, tell: Callable[[Event], object]
+    ) -> None:
+        self._run = run
+        self._ledger = run.ledger
+        self._setup = setup
+        self._crew = crew
+        self._asking = Asking(run.path.name, setup)
+        self._tell = tell
+        self._stop = threading.Event()
+        self._work: list[Future[None]] = []
+        self._context = Context(run, setup, lanes, crew.gates, tell, self._check_stop)
+
+    def advance(self, last: int) -> list[RoundResult]:
+        """Go on with the run until a round is done.
+
+        Args:
+            last: Which round.
+
+        Returns:
+            What the rounds that were done now came to.
+
+        Raises:
+            NoDeviceError: There is no device to work with.
+            RoundError: A round failed: too few updates. It may be tried again.
+            StoreError: This host cannot store what comes.
+            KeyboardInterrupt: Somebody wants it to end. What devices do, they go on doing.
+        """
+        point = self._run.resume_point()
+        self._tell(
+            RunStarted(
+                self._run.path.name,
+                self._setup.experiment.name,
+                point.next_round,
+                last,
+                resumed=point.round is not None or point.next_round > 1,
+            )
+        )
+        try:
+            results = [self._round(number) for number in range(point.next_round, last + 1)]
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            self._join()
+        checkpoint = self._checkpoint()
+        self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
+        return results
+
+    def _round(self, number: int) -> RoundResult:
+        record = self._ledger.begin_round(number)
+        began = time.time() if record.state is RoundState.SELECTING else record.started
+        self._tell(RoundStarted(number))
+        self._join()
+        stations, excluded = self._crew.muster()
+        try:
+            return self._through(record, stations, excluded, began)
+        except RoundError as error:
+            self._join()
+            self._ledger.fail_round(number, error.message)
+            raise
+
+    def _through(
+        self, record: RoundRecord, stations: list[Station], excluded: list[Exclusion], began: float
+    ) -> RoundResult:
+        """The steps of a round, from wherever it stands."""
+        number, before = record.number, self._checkpoint()
+        parameters = self._parameters(self._run.load_checkpoint(before))
+        placing: Placing | None = None
+        if record.state is RoundState.SELECTING:
+            placing = self._placing(stations, excluded)
+            self._configure(record, stations, placing, parameters)
+        if record.state is not RoundState.AGGREGATED:
+            self._train(record, stations, parameters)
+            self._require_quorum(number)
+            self._ledger.advance_round(number, RoundState.AGGREGATED)
+        started = time.time()
+        model, memory = next_model(self._run, self._setup, number, before)
+        self._ledger.record_phase(number, "aggregate", started=started, seconds=time.time() - started)
+        self._evaluate(number, model, stations, placing)
+        self._run.save_checkpoint(number, model, memory)
+        self._ledger.forget_updates(number)
+        self._run.sweep()
+        result = self._result(number, began)
+        self._tell(RoundFinished(result))
+        return result
+
+    # --- select and configure ---
+
+    def _placing(self, stations: Sequence[Station], excluded: Sequence[Exclusion]) -> Placing:
+        if not stations:
+            raise no_device(excluded)
+        placing = place_clients(self._setup.shards, stations, self._ledger, keeps=self._setup.keeps)
+        return Placing(placing.device, (*excluded, *placing.excluded))
+
+    def _configure(
+        self, record: RoundRecord, stations: Sequence[Station], placing: Placing, parameters: Blob
+    ) -> None:
+        """Choose the cohort and plan everybody's job, in one transaction."""
+        number, experiment = record.number, self._setup.experiment
+        shards = self._setup.shards.clients
+        counted = {each.client: each.device for each in self._ledger.updates(number, accepted=True)}
+        device = {**placing.device, **counted}
+        size = experiment.round.clients.size(len(shards))
+        cohort = cohort_of(list(shards), list(device), size, seed=experiment.seed, round_number=number)
+        cohort = [*counted, *(client for client in cohort if client not in counted)][: max(size, len(counted))]
+        by_device = {
+            station.identity: sorted(c for c in cohort if c not in counted and device[c] == station.identity)
+            for station in stations
+        }
+        serials = {station.identity: station.serial for station in stations}
+        with self._ledger.together():
+            self._ledger.set_cohort(
+                number, [CohortClient(c, device[c], shards[c]["train"].examples) for c in cohort]
+            )
+            for each in placing.excluded:
+                self._ledger.exclude(number, each.device, each.reason, each.clients)
+            for station in stations:
+                self._ledger.record_device(station.identity, station.serial, station.device.facts.summary())
+                if clients := by_device[station.identity]:
+                    job = job_id(self._run.path.name, "r", number, station.identity, record.attempt)
+                    self._plan(job, number, station.identity, clients, parameters)
+            self._ledger.advance_round(number, RoundState.CONFIGURED)
+        chosen = {serials[key]: tuple(clients) for key, clients in by_device.items() if clients}
+        self._tell(CohortChosen(number, chosen, placing.excluded))
+
+    def _plan(
+        self, job: str, number: int, device: str, clients: Sequence[str], parameters: Blob
+    ) -> tuple[JobRecord, Task]:
+        """A job and its record; the same again for one that is planned already."""
+        task = self._asking.train(job, round_number=number, clients=clients, parameters=parameters)
+        try:
+            record = self._ledger.plan_job(
+                job, number=number, device=device, clients=clients, payload=payload_of(task.job)
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"round {number} cannot go on as it began: {error}",
+                hint="undo what was changed in the experiment, or begin a new run",
+            ) from error
+        if record.state is JobState.PLANNED:  # from now on something of it may be on the device
+            self._ledger.advance_job(job, JobState.PUSHED)
+        return record, task
+
+    # --- train and collect ---
+
+    def _train(self, record: RoundRecord, stations: Sequence[Station], parameters: Blob) -> None:
+        number = record.number
+        here = {station.identity: station for station in stations}
+        jobs = [job for job in self._ledger.jobs(number) if job.verb == "train" and job.state in _WAITING]
+        if record.state in (RoundState.SELECTING, RoundState.CONFIGURED):
+            self._ledger.advance_round(number, RoundState.TRAINING)
+        undecided = _Countdown(len(jobs))
+        for job in jobs:
+            station = here.get(job.device)
+            if station is None:
+                self._absent(job)
+                undecided.one_less(job.id)
+                continue
+            planned, task = self._plan(job.id, number, job.device, job.clients, parameters)
+            done = _Once(undecided, job.id)
+            part = Part(self._context, station, planned, task, done)
+            self._submit(station, part.run, done)
+        while not undecided.wait(_LOOK_UP):
+            self._raise_failures()
+        self._raise_failures()
+        self._ledger.advance_round(number, RoundState.COLLECTING)
+
+    def _absent(self, job: JobRecord) -> None:
+        reason = "it is not here, or not ready, to go on with what it was asked"
+        serial = {each.identity: each.serial for each in self._ledger.devices()}.get(job.device, job.device)
+        with self._ledger.together():
+            self._ledger.end_job(job.id, JobState.FAILED, reason)
+            self._ledger.exclude(job.round, job.device, reason, job.clients)
+        self._tell(DevicePhase(job.round, serial, Phase.FAILED, reason))
+        self._tell(Excluded(job.round, Exclusion(serial, reason, job.clients)))
+
+    def _require_quorum(self, number: int) -> None:
+        cohort = self._ledger.cohort(number)
+        counted = len(self._ledger.updates(number, accepted=True))
+        quorum = self._setup.experiment.round.quorum
+        if counted == 0 or counted < quorum * len(cohort):
+            missing = [job for job in self._ledger.jobs(number) if job.reason]
+            why = "; ".join(f"{job.device} {job.state}: {job.reason}" for job in missing[:5])
+            raise RoundError(
+                f"round {number} has the updates of {counted} of {len(cohort)} clients, "
+                f"{quorum:.0%} are needed" + (f" ({why})" if why else ""),
+                hint=f"the global model is as it was; try the round again with --resume "
+                f"--run {self._run.path.name}",
+            )
+
+    # --- evaluate ---
+
+    def _evaluate(
+        self, number: int, model: Model, stations: Sequence[Station], placing: Placing | None
+    ) -> None:
+        """Measure a model where the experiment wants it, before it becomes the checkpoint."""
+        experiment = self._setup.experiment
+        every = experiment.evaluation.every
+        if not every or (number % every and number != experiment.round.rounds):
+            return
+        known = {each.place for each in self._ledger.evaluations() if each.round == number}
+        places = experiment.evaluates_on
+        if "devices" in places and "devices" not in known and stations:
+            self._on_devices(number, model, stations, placing or self._placing(stations, ()))
+        if "host" in places and "host" not in known:
+            measured = self._central.measure(model)
+            self._note(number, "host", values(measured), self._central.examples)
+            self._ledger.record_evaluation(number, "host", measured, examples=self._central.examples)
+
+    @cached_property
+    def _central(self) -> Central:
+        return Central(self._setup)
+
+    def _on_devices(self, number: int, model: Model, stations: Sequence[Station], placing: Placing) -> None:
+        shards, parameters = self._setup.shards.clients, self._parameters(model)
+        tally, work = Tally(), []
+        for station in stations:
+            clients = sorted(
+                client
+                for client, device in placing.device.items()
+                if device == station.identity and "held_out" in shards[client]
+            )
+            if clients:
+                job = job_id(self._run.path.name, "e", number, station.identity)
+                task = self._asking.evaluate(job, clients=clients, parameters=parameters)
+                record = plan_evaluation(self._context, station, task, number)
+                work.append((station, measure(self._context, station, record, task)))
+        remaining = _Countdown(len(work))
+        for place, (station, one) in enumerate(work):
+            self._submit(station, partial(one, tally), _Once(remaining, str(place)))
+        while not remaining.wait(_LOOK_UP):
+            self._raise_failures()
+        self._raise_failures()
+        if tally.examples:
+            metrics = tally.metrics()
+            self._note(number, "devices", values(metrics), tally.examples)
+            self._ledger.record_evaluation(number, "devices", metrics, examples=tally.examples)
+
+    def _note(self, number: int, where: Place, metrics: dict[str, float], examples: int) -> None:
+        self._tell(Evaluated(number, where, metrics, examples))
+
+    # --- parts ---
+
+    def _parameters(self, model: Model) -> Blob:
+        return parameters_blob(model, self._setup.private)
+
+    def _checkpoint(self) -> CheckpointRecord:
+        checkpoint = self._ledger.checkpoint()
+        assert checkpoint is not None  # a run is made with its first one
+        return checkpoint
+
+    def _result(self, number: int, began: float) -> RoundResult:
+        summary = next(each for each in self._ledger.summaries() if each.round.number == number)
+        metrics = values(summary.metrics)
+        for each in self._ledger.evaluations():
+            if each.round == number:
+                prefix = "eval" if each.place == "devices" else "test"
+                metrics |= {f"{prefix}/{name}": value for name, value in values(each.metrics).items()}
+        serials = {each.identity: each.serial for each in self._ledger.devices()}
+        return RoundResult(
+            round=number,
+            devices=summary.devices,
+            clients=summary.clients,
+            examples=summary.examples,
+            loss_before=summary.loss_before,
+            loss_after=summary.loss_after,
+            metrics=metrics,
+            seconds=time.time() - began,
+            bytes_sent=summary.bytes_sent,
+            bytes_received=summary.bytes_received,
+            excluded=tuple(
+                Exclusion(serials.get(each.device, each.device), each.reason, each.clients)
+                for each in self._ledger.exclusions(number)
+            ),
+        )
+
+    def _submit(self, station: Station, work: Callable[[], None], done: Callable[[], object]) -> None:
+        """Have something done in a device's thread; ``done`` is called however it ends."""
+
+        def whole() -> None:
+            try:
+                work()
+            finally:
+                done()
+
+        self._work.append(station.submit(whole))
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise InterruptedRoundError
+
+    def _raise_failures(self) -> None:
+        """Raise what went wrong on this host's side in a device's thread."""
+        for each in self._work:
+            if each.done() and (error := each.exception()) is not None:
+                raise error
+
+    def _join(self) -> None:
+        """Wait until no device's thread has anything to do; raise what went wrong there, except for the end."""
+        work, self._work = self._work, []
+        failures = [error for each in work if (error := each.exception()) is not None]
+        for error in failures:
+            if not isinstance(error, InterruptedRoundError):
+                raise error
+
+
+def no_device(excluded: Sequence[Exclusion]) -> NoDeviceError:
+    """The error where no device may work; says why none of those on the desk may."""
+    reasons = "; ".join(f"{each.device} {each.reason}" for each in excluded)
+    hint = reasons or "plug a phone in, or try virtual ones: devicelab virtual up --phones 4"
+    return NoDeviceError("there is no device to work with", hint=hint)
+
+
+class _Countdown:
+    """Counts what is still to be waited for; each name counts once."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self._seen: set[str] = set()
+        self._changed = threading.Condition()
+
+    def one_less(self, name: str) -> None:
+        with self._changed:
+            if name not in self._seen:
+                self._seen.add(name)
+                self._left -= 1
+                self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._left <= 0, seconds)
+
+
+class _Once:
+    """Calls a countdown for one name."""
+
+    def __init__(self, countdown: _Countdown, name: str) -> None:
+        self._countdown = countdown
+        self._name = name
+
+    def __call__(self) -> None:
+        self._countdown.one_less(self._name)

@@ -1,0 +1,176 @@
+"""What the commands ``push-plan`` and ``run-round`` do, whoever calls: from an experiment to results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from devicelab.config import Experiment
+from devicelab.errors import ConfigError
+from devicelab.rounds.coordinator import Coordinator, no_device
+from devicelab.rounds.crew import Crew, Desk
+from devicelab.rounds.deploy import deploy
+from devicelab.rounds.events import Announcer, DeviceDeployed, Exclusion, Listener, RoundResult, silent
+from devicelab.rounds.lanes import Lanes, usb_hubs
+from devicelab.rounds.placing import place_clients
+from devicelab.rounds.runs import begin_run, find_resumable, resume_run
+from devicelab.rounds.setup import set_up
+
+__all__ = ["Considered", "Deployment", "Options", "RunReport", "consider", "push_plan", "run_rounds"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to go about it.
+
+    Attributes:
+        selectors: Which devices, besides what the experiment says.
+        engine: The engine to push instead of the published one.
+    """
+
+    selectors: Sequence[str] = ()
+    engine: Path | None = None
+
+
+@dataclass(frozen=True)
+class Considered:
+    """What :func:`consider` found.
+
+    Attributes:
+        clients: Serial of each device that may work, and how many of the experiment's clients it would host.
+        excluded: The others on the desk, and why not.
+    """
+
+    clients: Mapping[str, int]
+    excluded: tuple[Exclusion, ...]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What :func:`push_plan` came to.
+
+    Attributes:
+        devices: How it went on each device that could be served.
+        excluded: The others on the desk, and why not.
+    """
+
+    devices: tuple[DeviceDeployed, ...]
+    excluded: tuple[Exclusion, ...]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What :func:`run_rounds` came to.
+
+    Attributes:
+        run: The run's id.
+        directory: Its directory.
+        rounds: The rounds that were done now.
+        checkpoint: File of the last global model.
+    """
+
+    run: str
+    directory: Path
+    rounds: tuple[RoundResult, ...]
+    checkpoint: Path
+
+
+def consider(desk: Desk, experiment: Experiment, options: Options | None = None) -> Considered:
+    """Which devices would take part, and why the others would not; nothing is sent to any of them.
+
+    Raises:
+        ConfigError, PlanError, DataError: The experiment cannot be prepared.
+        NoDeviceError: The devices have no room for a client's data.
+    """
+    setup = set_up(experiment)
+    with contextlib.closing(_crew(desk, "look", experiment, options or Options())) as crew:
+        stations, excluded = crew.muster()
+        placed = place_clients(setup.shards, stations, None, keeps=False).device if stations else {}
+        hosts = Counter(placed.values())
+        clients = {station.serial: hosts[station.identity] for station in stations}
+    return Considered(clients, tuple(excluded))
+
+
+def push_plan(
+    desk: Desk, experiment: Experiment, options: Options | None = None, listener: Listener = silent
+) -> Deployment:
+    """Have an experiment's plan, runner, engine and everybody's shards on the devices that they are for.
+
+    Args:
+        desk: Where devices are found.
+        experiment: Which experiment.
+        options: How to go about it.
+        listener: Hears what happens.
+
+    Raises:
+        ConfigError, PlanError, DataError: The experiment cannot be prepared.
+        NoDeviceError: There is no device for it.
+    """
+    setup = set_up(experiment)
+    with contextlib.closing(_crew(desk, "push-plan", experiment, options or Options())) as crew:
+        stations, excluded = crew.muster()
+        if not stations:
+            raise no_device(excluded)
+        placing = place_clients(setup.shards, stations, None, keeps=False)
+        clients: dict[str, list[str]] = {station.identity: [] for station in stations}
+        for client, device in placing.device.items():
+            clients[device].append(client)
+        done = deploy(stations, setup, clients, lanes=Lanes(usb_hubs()), tell=Announcer(listener))
+    return Deployment(tuple(done), tuple(excluded))
+
+
+def run_rounds(
+    desk: Desk,
+    state: Path,
+    experiment: Experiment,
+    *,
+    text: str | None = None,
+    rounds: int | None = None,
+    resume: bool = False,
+    run: str | None = None,
+    options: Options | None = None,
+    listener: Listener = silent,
+) -> RunReport:
+    """Run an experiment's rounds, or go on with a run that was interrupted.
+
+    Args:
+        desk: Where devices are found.
+        state: The state directory.
+        experiment: Which experiment.
+        text: The experiment's file as a person wrote it, to be kept with the run.
+        rounds: How many rounds the run has in all; as the experiment says by default.
+        resume: Whether to go on with a run instead of beginning one.
+        run: Which run to go on with; the experiment's newest by default.
+        options: How to go about it.
+        listener: Hears what happens.
+
+    Raises:
+        ConfigError, PlanError, DataError: The experiment cannot be prepared, or is not the run's.
+        NoDeviceError: There is no device for it.
+        RoundError: A round has too few updates; it may be tried again.
+        StoreError: The run cannot be written.
+    """
+    if rounds is not None and rounds < 1:
+        raise ConfigError(f"{rounds} rounds make no run")
+    if resume:
+        opened, setup = resume_run(find_resumable(state, experiment, run), experiment)
+    else:
+        setup = set_up(experiment)
+        opened = begin_run(state, setup, text)
+    with (
+        contextlib.closing(opened),
+        contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew,
+    ):
+        lanes = Lanes(usb_hubs())
+        coordinator = Coordinator(opened, setup, crew, lanes=lanes, tell=Announcer(listener))
+        done = coordinator.advance(rounds or experiment.round.rounds)
+        checkpoint = opened.ledger.checkpoint()
+        assert checkpoint is not None
+        return RunReport(opened.path.name, opened.path, tuple(done), opened.checkpoint_path(checkpoint))
+
+
+def _crew(desk: Desk, purpose: str, experiment: Experiment, options: Options) -> Crew:
+    return Crew(desk, purpose, selectors=(experiment.devices, options.selectors), engine=options.engine)

@@ -1,0 +1,156 @@
+"""A run's directory from an experiment, and an experiment's files back from a run's directory."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from devicelab.config import Experiment, explain
+from devicelab.config.loading import load_experiment
+from devicelab.data.prepare import prepare
+from devicelab.errors import ConfigError
+from devicelab.plans.build import PlanFile, PlanFiles
+from devicelab.plans.signature import Signature
+from devicelab.rounds.setup import Setup
+from devicelab.store.checkpoints import decode_tensors, encode_tensors
+from devicelab.store.run import Run
+from devicelab.store.runs import find_run, new_run_path, newest_run
+
+__all__ = ["begin_run", "find_resumable", "resume_run"]
+
+_PACKAGES: Final = ("devicelab", "numpy", "onnx", "onnxruntime", "torch")
+_FREE: Final = {
+    "devices": None,
+    "evaluation": None,
+    "round": {"rounds", "deadline", "idle", "quorum", "retries"},
+}
+"""What of an experiment may change between a run's beginning and its end: nothing that the model depends on."""
+
+
+def begin_run(state: Path, setup: Setup, text: str | None = None) -> Run:
+    """Make a run's directory, with everything in it that is needed to repeat it, and its first model.
+
+    Args:
+        state: The state directory.
+        setup: The experiment, its plan and its data.
+        text: The experiment as a person wrote it; written out in full if None.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    experiment, plans = setup.experiment, setup.plans
+    files: dict[str, bytes | Path] = {
+        "initial.safetensors": encode_tensors({name: np.asarray(a) for name, a in plans.initial.items()}),
+        "data.json": json.dumps({"fingerprint": setup.shards.fingerprint}).encode(),
+    }
+    for kind, file in (("train", plans.train), ("evaluate", plans.evaluate)):
+        if file is not None:
+            files[f"{kind}.onnx"] = file.content
+            files[f"{kind}.json"] = file.signature.to_json().encode()
+    run = Run.create(
+        new_run_path(state, experiment.name),
+        name=experiment.name,
+        seed=experiment.seed,
+        experiment=text if text is not None else explain(experiment),
+        plan_sha256=plans.train.sha256,
+        plan_files=files,
+        versions=_versions(),
+    )
+    try:
+        run.save_checkpoint(0, setup.model)
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def find_resumable(state: Path, experiment: Experiment, run: str | None = None) -> Path:
+    """The directory of the run to go on with: the one that is named, else the experiment's newest.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if run is not None:
+        return find_run(state, run)
+    path = newest_run(state, experiment.name)
+    if path is None:
+        raise ConfigError(
+            f"there is no run of {experiment.name} to go on with",
+            hint="leave out --resume to begin one, or choose another --state-dir",
+        )
+    return path
+
+
+def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
+    """Open a run to go on with it: with the plan that it began with, and the experiment as it is now.
+
+    Raises:
+        ConfigError: The experiment says something else than it did when the run began, or its data changed.
+        StoreError: Somebody else is at it, or it is damaged.
+    """
+    run = Run(path)
+    try:
+        if run.ledger.checkpoint() is None:
+            raise ConfigError(
+                f"the run {path.name} has no model yet: it was interrupted while it was being made",
+                hint="begin a new one",
+            )
+        before = load_experiment(path / "experiment.yaml", directory=experiment.directory)
+        _check_unchanged(path.name, before, experiment)
+        shards = prepare(experiment)
+        recorded = json.loads((path / "plan" / "data.json").read_bytes())["fingerprint"]
+        if shards.fingerprint != recorded:
+            raise ConfigError(
+                f"the data are not those that the run {path.name} began with", hint="begin a new run"
+            )
+        return run, Setup(experiment, _plans(path / "plan"), shards)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _check_unchanged(run: str, before: Experiment, now: Experiment) -> None:
+    old, new = _fixed(before), _fixed(now)
+    for key, value in new.items():
+        if old.get(key) != value:
+            raise ConfigError(
+                f"the experiment's {key} is not what it was when the run {run} began",
+                hint="begin a new run, or undo the change",
+            )
+
+
+def _fixed(experiment: Experiment) -> dict[str, Any]:
+    """What the model depends on."""
+    document = experiment.model_dump(mode="json", by_alias=True)
+    for key, free in _FREE.items():
+        if free is None:
+            document.pop(key)
+        else:
+            document[key] = {name: value for name, value in document[key].items() if name not in free}
+    return document
+
+
+def _plans(directory: Path) -> PlanFiles:
+    files: dict[str, PlanFile] = {}
+    for kind in ("train", "evaluate"):
+        if (directory / f"{kind}.onnx").exists():
+            signature = Signature.from_json((directory / f"{kind}.json").read_text(encoding="utf-8"))
+            files[kind] = PlanFile((directory / f"{kind}.onnx").read_bytes(), signature)
+    initial = directory / "initial.safetensors"
+    return PlanFiles(files["train"], files.get("evaluate"), decode_tensors(initial.read_bytes(), initial))
+
+
+def _versions() -> Mapping[str, str]:
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

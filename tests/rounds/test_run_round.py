@@ -1,0 +1,143 @@
+"""The commands from one end to the other, on two virtual phones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from devicelab.rounds.events import DevicePhase, Event, Phase
+from devicelab.store.run import RunReader
+from devicelab.virtual.client import VirtualPhone
+from devicelab.virtual.desk import VirtualDesk
+from tests.cli.command import devicelab, document
+from tests.rounds.small import experiment_file, lab_of, left_on
+
+
+@pytest.fixture(scope="module")
+def phones(module_desk: VirtualDesk) -> list[VirtualPhone]:
+    return module_desk.up(["pixel", "pixel"])
+
+
+@pytest.fixture
+def options(phones: list[VirtualPhone], tmp_path: Path) -> list[str]:
+    connect = [word for phone in phones for word in ("--connect", phone.address)]
+    return ["--transport", "direct", *connect, "--state-dir", str(tmp_path / "state")]
+
+
+def test_rounds_learn_and_leave_nothing_behind(phones: list[VirtualPhone], tmp_path: Path) -> None:
+    events: list[Event] = []
+    with lab_of(phones, tmp_path / "state") as lab:
+        done = lab.run_round(experiment_file(tmp_path), listener=events.append)
+        assert [left_on(device) for device in lab.discover()] == [[], []]
+    assert [(each.round, each.clients) for each in done.rounds] == [(1, 4), (2, 4), (3, 4)]
+    first, last = done.rounds[0], done.rounds[-1]
+    assert first.loss_before is not None
+    assert last.loss_after is not None
+    assert last.loss_after < first.loss_before
+    assert not any(each.excluded for each in done.rounds)
+    ends = [event.phase for event in events if isinstance(event, DevicePhase) and event.phase.ended]
+    assert ends
+    assert set(ends) == {Phase.DONE}
+    with RunReader(done.directory) as run:
+        assert run.verify() == []
+        assert not run.ledger.leftovers()
+        assert [each.round for each in run.ledger.checkpoints()] == [0, 1, 2, 3]
+    assert not list((done.directory / "incoming").iterdir())
+    assert not list((done.directory / "blobs").glob("*/*"))
+
+
+def test_the_same_seeds_on_the_same_phones_give_the_same_bytes(
+    phones: list[VirtualPhone], tmp_path: Path
+) -> None:
+    found = []
+    for name in ("one", "two"):
+        with lab_of(phones, tmp_path / name) as lab:
+            done = lab.run_round(experiment_file(tmp_path), rounds=2)
+        found.append(done.checkpoint.read_bytes())
+    assert found[0] == found[1]
+
+
+def test_run_round_speaks_json(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    told = document("run-round", str(path), "--rounds", "2", *options)
+    assert set(told) == {"run", "rounds", "checkpoint", "report"}
+    assert Path(told["checkpoint"]).is_file()
+    assert Path(told["report"]).is_file()
+    keys = "round devices clients examples loss_before loss_after metrics seconds bytes_sent bytes_received"
+    assert [list(each) for each in told["rounds"]] == [[*keys.split(), "excluded"]] * 2
+    resumed = document("run-round", str(path), "--resume", "--rounds", "3", *options)
+    assert resumed["run"] == told["run"]
+    assert [each["round"] for each in resumed["rounds"]] == [3]
+
+
+def test_a_second_push_of_unchanged_things_sends_nothing(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    devicelab("push-plan", str(path), *options)
+    again = document("push-plan", str(path), *options)
+    assert [(each["files_sent"], each["bytes_sent"]) for each in again["devices"]] == [(0, 0)] * 2
+    assert all(each["bytes_held"] > 1 << 20 and each["problem"] is None for each in again["devices"])
+    changed = experiment_file(
+        tmp_path,
+        data="""
+            source: digits
+            partition: {by: dirichlet, clients: 6, alpha: 0.9, min_examples: 20}
+            test: 0.8
+        """,
+    )
+    sent = document("push-plan", str(changed), *options)["devices"]
+    assert 0 < sum(each["files_sent"] for each in sent) <= 6
+    told = document("run-round", str(path), "--rounds", "1", *options)
+    parameters = 2 * 110_000
+    assert told["rounds"][0]["bytes_sent"] < parameters
+
+
+def test_why_says_who_would_take_part(options: list[str], phones: list[VirtualPhone], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    one = ["--device", phones[0].serial]
+    told = document("run-round", str(path), "--why", *options, *one)
+    assert [(each["device"], each["clients"]) for each in told["devices"]] == [(phones[0].address, 6)]
+    assert [each["device"] for each in told["excluded"]] == [phones[1].address]
+    assert "no selector" in told["excluded"][0]["reason"]
+    assert phones[1].address in devicelab("push-plan", str(path), "--why", *options, *one).stdout
+
+
+def test_no_phone_is_an_error_that_says_why(
+    options: list[str], phones: list[VirtualPhone], tmp_path: Path
+) -> None:
+    path = experiment_file(tmp_path)
+    done = devicelab("run-round", str(path), "--device", "sdk<4", *options, code=3)
+    assert "no selector means it" in done.stderr
+
+
+def test_a_run_needs_a_run_to_go_on_with(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    assert "no run of small" in devicelab("run-round", str(path), "--resume", *options, code=2).stderr
+    assert "--resume" in devicelab("run-round", str(path), "--run", "x", *options, code=2).stderr
+
+
+def test_what_the_model_depends_on_may_not_change_between(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    document("run-round", str(path), "--rounds", "1", *options)
+    experiment_file(tmp_path, aggregation="server: {optimizer: fedavgm}")
+    done = devicelab("run-round", str(path), "--rounds", "2", "--resume", *options, code=2)
+    assert "aggregation" in done.stderr
+
+
+def test_a_cached_plan_loads_no_training_stack(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    devicelab("push-plan", str(path), *options)
+    program = (
+        "import sys, devicelab.cli as cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(sorted({'torch', 'onnx'} & set(sys.modules)), code, file=sys.stderr)\n"
+    )
+    words = [sys.executable, "-c", program, "run-round", str(path), "--rounds", "1", "--json", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ))
+    assert done.stderr.strip().splitlines()[-1] == "[] 0"
+    assert json.loads(done.stdout)["rounds"][0]["clients"] == 4
