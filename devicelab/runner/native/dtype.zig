@@ -59,11 +59,14 @@ pub const Dtype = enum(u8) {
 
     /// From the names that a plan's signature uses.
     pub fn fromSignature(text: []const u8) ?Dtype {
-        const names = .{ .{ "float32", .f32 }, .{ "float64", .f64 }, .{ "int64", .i64 }, .{ "int32", .i32 }, .{ "bool", .bool } };
-        inline for (names) |name| {
-            if (std.mem.eql(u8, name[0], text)) return name[1];
-        }
-        return null;
+        const Name = enum { float32, float64, int64, int32, bool };
+        return switch (std.meta.stringToEnum(Name, text) orelse return null) {
+            .float32 => .f32,
+            .float64 => .f64,
+            .int64 => .i64,
+            .int32 => .i32,
+            .bool => .bool,
+        };
     }
 
     /// ONNXTensorElementDataType.

@@ -11,13 +11,15 @@ const messages = @import("messages.zig");
 const plans = @import("plan.zig");
 const results = @import("result.zig");
 const safetensors = @import("safetensors.zig");
-const Shard = @import("shard.zig").Shard;
+const shards = @import("shard.zig");
 const signals = @import("signals.zig");
 const stepping = @import("stepper.zig");
 const values_ = @import("values.zig");
 
 const Failure = failures.Failure;
 const Plan = plans.Plan;
+const Shard = shards.Shard;
+const BatchSize = stepping.BatchSize;
 const Stepper = stepping.Stepper;
 const Values = values_.Values;
 const fail = failures.fail;
@@ -43,7 +45,7 @@ pub fn evaluate(arena: *Arena, job: *const Job) Failure!void {
         defer scratch.reset();
         var shard: Shard = try .open(&scratch, client.shard, &.{&plan.signature});
         defer shard.close();
-        if (order.len < shard.examples) order = try allocator.alloc(u32, shard.examples);
+        try growOrder(allocator, &order, shard.examples);
         var kept: ?Kept = if (client.kept) |path| try .open(&scratch, path) else null;
         defer if (kept) |*own| own.close();
         try values.reset(if (kept) |*own| &own.tensors else null, false);
@@ -70,7 +72,7 @@ pub fn evaluate(arena: *Arena, job: *const Job) Failure!void {
 /// What an evaluation plan says of a shard.
 pub const Evaluation = struct {
     stepper: Stepper,
-    batch_size: u32,
+    batch: BatchSize,
     fill: []u32,
     sums: [][2]f64, // by metric: sum and count, of the last shard
     before_and_after: bool = false, // of training, whose progress is reported
@@ -78,24 +80,29 @@ pub const Evaluation = struct {
 
     pub fn init(arena: *Arena, plan: *const Plan, values: *Values, job: *const Job) Failure!Evaluation {
         const stepper: Stepper = try .init(arena, plan, values, job);
-        const batch_size = try batchSize(plan, job);
+        const batch: BatchSize = try .of(plan, job);
         return .{
             .stepper = stepper,
-            .batch_size = batch_size,
-            .fill = try arena.allocator().alloc(u32, if (plan.signature.batch != null) batch_size else 0),
+            .batch = batch,
+            .fill = try batch.fill(arena.allocator()),
             .sums = try arena.allocator().alloc([2]f64, stepper.metrics.len),
         };
     }
 
     /// Runs over the whole shard with the present values. Returns the number of steps.
-    pub noinline fn measure(evaluation: *Evaluation, arena: *Arena, shard: *const Shard, order: []u32, seed: u64) Failure!u64 {
+    pub noinline fn measure(
+        evaluation: *Evaluation,
+        arena: *Arena,
+        shard: *const Shard,
+        order: []u32,
+        seed: u64,
+    ) Failure!u64 {
         const stepper = &evaluation.stepper;
-        const full, const rest = batchRows(shard.examples, evaluation.batch_size, evaluation.fill.len > 0);
-        try stepper.prepare(arena, full, rest);
+        try stepper.prepare(arena, shard.examples, evaluation.batch);
         stepper.begin(shard, seed);
         @memset(evaluation.sums, .{ 0, 0 });
-        var batches: Batches = .init(order, evaluation.fill, evaluation.batch_size, null);
-        const steps = Batches.perEpoch(shard.examples, evaluation.batch_size);
+        var batches: Batches = .init(order, evaluation.fill, evaluation.batch.examples, null);
+        const steps = Batches.perEpoch(shard.examples, evaluation.batch.examples);
         var weighted_loss: f64 = 0;
         var weight: f64 = 0;
         for (0..@intCast(steps)) |step| {
@@ -136,14 +143,9 @@ pub fn addMetrics(stepper: *const Stepper, sums: [][2]f64) void {
     }
 }
 
-/// How many examples a full batch has, and the last one of an epoch if it has fewer.
-pub fn batchRows(examples: u32, batch_size: u32, fixed: bool) struct { usize, usize } {
-    if (fixed) return .{ batch_size, 0 };
-    const full = @min(examples, batch_size);
-    return .{ full, examples % full };
-}
-
-pub fn batchSize(plan: *const Plan, job: *const Job) Failure!u32 {
-    return plan.signature.batch orelse job.batch_size orelse
-        fail(error.Job, "job.json lacks \"batch_size\", which {} needs", .{plan.path});
+/// Makes sure that there is room for the order of so many examples.
+pub fn growOrder(allocator: std.mem.Allocator, order: *[]u32, examples: u32) Failure!void {
+    if (order.len >= examples) return;
+    // The old memory is not given back, so this is twice as much.
+    order.* = try allocator.alloc(u32, @max(examples, @min(2 * order.len, shards.examples_max)));
 }

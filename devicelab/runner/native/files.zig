@@ -35,10 +35,13 @@ pub fn mapIfThere(path: [:0]const u8, bytes_max: u64) Failure!?[]const u8 {
         return fail(error.Input, "{}: {}", .{ path, sys.reason() });
     };
     defer sys.close(fd);
-    const bytes = sys.size(fd) catch return fail(error.Input, "{}: {}", .{ path, sys.reason() });
-    if (bytes == 0) return fail(error.Input, "{}: it is empty, or no ordinary file", .{path});
+    const bytes = try size(path, fd);
     if (bytes > bytes_max) return fail(error.Input, "{}: {} bytes are more than {}", .{ path, bytes, bytes_max });
-    if (bytes > std.math.maxInt(isize)) return fail(error.OutOfMemory, "{}: {} bytes do not fit into memory", .{ path, bytes });
+    if (bytes > std.math.maxInt(isize)) return fail(
+        error.OutOfMemory,
+        "{}: {} bytes do not fit into memory",
+        .{ path, bytes },
+    );
     const memory = sys.mapFile(fd, @intCast(bytes)) catch {
         const failure: Failure = if (sys.last_errno == .NOMEM) error.OutOfMemory else error.Input;
         return fail(failure, "{}: {}", .{ path, sys.reason() });
@@ -49,6 +52,18 @@ pub fn mapIfThere(path: [:0]const u8, bytes_max: u64) Failure!?[]const u8 {
         return memory;
     }
     unreachable; // nobody needs so many files at once
+}
+
+/// Fails if there is no such file, or nothing in it; for what the engine will read by itself.
+pub fn require(path: [:0]const u8) Failure!void {
+    const fd = sys.open(path) catch return fail(error.Input, "{}: {}", .{ path, sys.reason() });
+    defer sys.close(fd);
+    _ = try size(path, fd);
+}
+
+fn size(path: [:0]const u8, fd: sys.Fd) Failure!u64 {
+    const bytes = sys.size(fd) catch return fail(error.Input, "{}: {}", .{ path, sys.reason() });
+    return if (bytes > 0) bytes else fail(error.Input, "{}: it is empty, or no ordinary file", .{path});
 }
 
 pub fn unmap(memory: []const u8) void {

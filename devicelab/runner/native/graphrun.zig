@@ -48,9 +48,11 @@ fn readInputs(arena: *Arena, session: ort.Session, path: [:0]const u8) Failure!I
         const wanted = try session.describe(allocator, .input, i);
         const tensor = tensors.find(wanted.name) orelse
             return fail(error.Input, "{}: it lacks \"{}\"", .{ path, wanted.name });
-        if (!fits(tensor, &wanted)) return fail(error.Input, "{}: \"{}\" is {}{}, the graph takes {} with {} dimensions, or other sizes", .{
-            path, wanted.name, tensor.dtype.label(), shapePart(&tensor.shape), wanted.dtype.label(), wanted.rank,
-        });
+        if (!fits(tensor, &wanted)) return fail(
+            error.Input,
+            "{}: \"{}\" is {}{}, the graph takes {} with {} dimensions, or other sizes",
+            .{ path, wanted.name, tensor.dtype.label(), shapePart(&tensor.shape), wanted.dtype.label(), wanted.rank },
+        );
         const bytes = tensors.bytes(tensor);
         const memory = try arena.tensor(bytes.len); // a copy, because a file's tensors are not aligned
         @memcpy(memory, bytes);

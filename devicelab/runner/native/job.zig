@@ -91,7 +91,15 @@ fn needed(verb: Verb) Fields {
 fn allowed(verb: Verb) Fields {
     const clients: Fields = .initMany(&.{ .parameters, .clients, .batch_size, .hyper });
     return allowed_for_all.unionWith(switch (verb) {
-        .train => clients.unionWith(.initMany(&.{ .epochs, .steps, .shuffle, .state, .combine, .clip_norm, .evaluation })),
+        .train => clients.unionWith(.initMany(&.{
+            .epochs,
+            .steps,
+            .shuffle,
+            .state,
+            .combine,
+            .clip_norm,
+            .evaluation,
+        })),
         .evaluate => clients,
         .run => .initMany(&.{.inputs}),
     });

@@ -86,9 +86,10 @@ pub const Reader = struct {
 
     pub fn string(reader: *Reader, what: []const u8, bytes_max: usize) Failure![]const u8 {
         try reader.require(.string, what, "a string");
-        const token = reader.scanner.nextAllocMax(reader.arena, .alloc_if_needed, bytes_max) catch |failure| switch (failure) {
-            error.ValueTooLong => return reader.wrong("{} is longer than {} bytes", .{ what, bytes_max }),
-            else => |other| return reader.broken(other),
+        const scanner = &reader.scanner;
+        const token = scanner.nextAllocMax(reader.arena, .alloc_if_needed, bytes_max) catch |failure| {
+            if (failure != error.ValueTooLong) return reader.broken(failure);
+            return reader.wrong("{} is longer than {} bytes", .{ what, bytes_max });
         };
         const text = switch (token) {
             .string => |slice| slice,

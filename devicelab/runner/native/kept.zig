@@ -57,7 +57,10 @@ pub noinline fn stage(arena: *Arena, values: *const Values, keep_state: bool, in
     var entries: std.ArrayList(safetensors.Entry) = .empty;
     for (values.list) |*value| {
         if (!isKept(value, keep_state)) continue;
-        try entries.append(allocator, .{ .name = value.input.name, .dtype = value.input.dtype, .shape = value.input.shape });
+        try entries.append(
+            allocator,
+            .{ .name = value.input.name, .dtype = value.input.dtype, .shape = value.input.shape },
+        );
     }
     var name: Name = undefined;
     const writer = try allocator.create(files.Writer);

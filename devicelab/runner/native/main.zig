@@ -103,7 +103,11 @@ fn checkVerb(job: *const jobs.Job, verb: Verb) Failure!void {
 
 /// Reads a job, and makes its directory the current one: paths in it are relative to that.
 fn openJob(arena: *Arena, path: [:0]const u8) Failure!jobs.Job {
-    if (path.len == 0 or path.len > files.path_bytes_max) return fail(error.Usage, "the job's path is empty or too long", .{});
+    if (path.len == 0 or path.len > files.path_bytes_max) return fail(
+        error.Usage,
+        "the job's path is empty or too long",
+        .{},
+    );
     const slash = std.mem.lastIndexOfScalar(u8, path, '/');
     const base = if (slash) |at| path[at + 1 ..] else path;
     if (slash) |at| {
@@ -118,7 +122,11 @@ fn openJob(arena: *Arena, path: [:0]const u8) Failure!jobs.Job {
     const text = try arena.allocator().alloc(u8, @intCast(bytes));
     var length: usize = 0;
     while (length < text.len) {
-        const count = sys.readAt(fd, text[length..], length) catch return fail(error.Job, "{}: {}", .{ path, sys.reason() });
+        const count = sys.readAt(fd, text[length..], length) catch return fail(
+            error.Job,
+            "{}: {}",
+            .{ path, sys.reason() },
+        );
         if (count == 0) return fail(error.Job, "{}: it became shorter", .{path});
         length += count;
     }

@@ -29,6 +29,13 @@ const Progress = struct {
 /// What the next progress line says.
 var progress: Progress = .{};
 
+/// Ends the step that is running. Called from signals' handlers.
+pub var interrupt: ?*const fn () void = null;
+
+pub fn interruptStep() void {
+    if (interrupt) |function| function();
+}
+
 var started: u64 = 0;
 var busy = true; // no progress before the hello
 var due = false;
@@ -143,5 +150,6 @@ fn beat() void {
     std.debug.assert(text.fits());
     sys.writeAll(stdout, text.written()) catch {
         unwritable = sys.last_errno;
+        interruptStep();
     };
 }

@@ -5,6 +5,8 @@
 
 const std = @import("std");
 const failures = @import("failure.zig");
+const files = @import("files.zig");
+const messages = @import("messages.zig");
 const signals = @import("signals.zig");
 const Dtype = @import("dtype.zig").Dtype;
 const Shape = @import("dtype.zig").Shape;
@@ -50,7 +52,12 @@ const S = ?*Status;
 const get_error_code = Entry(1, fn (*const Status) callconv(.c) c_int).get;
 const get_error_message = Entry(2, fn (*const Status) callconv(.c) [*:0]const u8).get;
 const create_env = Entry(3, fn (c_int, [*:0]const u8, *?*Env) callconv(.c) S).get;
-const create_session = Entry(7, fn (*const Env, [*:0]const u8, *const SessionOptions, *?*RawSession) callconv(.c) S).get;
+const create_session = Entry(7, fn (
+    *const Env,
+    [*:0]const u8,
+    *const SessionOptions,
+    *?*RawSession,
+) callconv(.c) S).get;
 const run_session = Entry(9, fn (
     *RawSession,
     ?*const RunOptions,
@@ -73,7 +80,15 @@ const session_input_name = Entry(36, fn (*const RawSession, usize, *Allocator, *
 const session_output_name = Entry(37, fn (*const RawSession, usize, *Allocator, *?[*:0]u8) callconv(.c) S).get;
 const create_run_options = Entry(39, fn (*?*RunOptions) callconv(.c) S).get;
 const run_options_set_terminate = Entry(46, fn (*RunOptions) callconv(.c) S).get;
-const create_tensor = Entry(49, fn (*const MemoryInfo, [*]u8, usize, [*]const i64, usize, c_int, *?*Value) callconv(.c) S).get;
+const create_tensor = Entry(49, fn (
+    *const MemoryInfo,
+    [*]u8,
+    usize,
+    [*]const i64,
+    usize,
+    c_int,
+    *?*Value,
+) callconv(.c) S).get;
 const is_tensor = Entry(50, fn (*const Value, *c_int) callconv(.c) S).get;
 const tensor_data = Entry(51, fn (*Value, *?[*]u8) callconv(.c) S).get;
 const cast_type_to_tensor = Entry(55, fn (*const TypeInfo, *?*const TensorInfo) callconv(.c) S).get;
@@ -115,7 +130,7 @@ pub fn open() Failure!void {
     memory_info = try made(MemoryInfo, create_memory_info(), .{ 0, 0 });
     allocator = try made(Allocator, default_allocator(), .{});
     run_options = try made(RunOptions, create_run_options(), .{});
-    signals.interrupt = interrupt;
+    messages.interrupt = interrupt;
 }
 
 /// Only sets a flag in the options, so a signal's handler may call it.
@@ -128,6 +143,7 @@ pub const Session = struct {
     raw: *RawSession,
 
     pub fn load(path: [:0]const u8, threads: u16) Failure!Session {
+        try files.require(path);
         const options = try made(SessionOptions, create_session_options(), .{});
         const all = 99;
         try check(set_optimization_level()(options, all));
@@ -223,7 +239,11 @@ pub fn tensor(memory: []u8, dtype: Dtype, shape: *const Shape) Failure!*Value {
     std.debug.assert(shape.bytes(dtype).? == memory.len);
     var sizes: [rank_max]i64 = undefined;
     for (shape.slice(), sizes[0..shape.rank]) |from, *to| to.* = @intCast(from);
-    return made(Value, create_tensor(), .{ memory_info, memory.ptr, memory.len, &sizes, shape.rank, dtype.engineCode() });
+    return made(
+        Value,
+        create_tensor(),
+        .{ memory_info, memory.ptr, memory.len, &sizes, shape.rank, dtype.engineCode() },
+    );
 }
 
 pub fn release(value: *Value) void {
@@ -292,7 +312,7 @@ fn check(status: ?*Status) Failure!void {
     const reason = status orelse return;
     defer release_status()(reason);
     const text = std.mem.span(get_error_message()(reason));
-    if (signals.stopped()) try signals.check();
+    try signals.check(); // a step that we interrupted
     const failure: Failure = if (isMemory(text)) error.OutOfMemory else error.Engine;
     return fail(failure, "ONNX Runtime {}: {} (code {})", .{ version(), text, get_error_code()(reason) });
 }

@@ -27,7 +27,11 @@ pub fn load(arena: std.mem.Allocator, path: [:0]const u8, kind: Kind, threads: u
         return fail(error.Input, "{}: it is no plan: it has no signature", .{path});
     const signature = try signatures.parse(arena, text);
     if (signature.kind != kind)
-        return fail(error.Input, "{}: it is a plan to {}, not to {}", .{ path, @tagName(signature.kind), @tagName(kind) });
+        return fail(
+            error.Input,
+            "{}: it is a plan to {}, not to {}",
+            .{ path, @tagName(signature.kind), @tagName(kind) },
+        );
     try agree(arena, session, path, .input, signature.inputs);
     try agree(arena, session, path, .output, signature.outputs);
     return .{ .path = path, .session = session, .signature = signature };
@@ -51,8 +55,16 @@ fn agree(
         // Mostly they come in the same order.
         const position = if (std.mem.eql(u8, described[i].name, actual.name)) i else for (described, 0..) |*other, k| {
             if (std.mem.eql(u8, other.name, actual.name)) break k;
-        } else return fail(error.Input, "{}: the signature lacks the {} \"{}\"", .{ path, @tagName(side), actual.name });
-        if (matched[position]) return fail(error.Input, "{}: two {}s are called \"{}\"", .{ path, @tagName(side), actual.name });
+        } else return fail(
+            error.Input,
+            "{}: the signature lacks the {} \"{}\"",
+            .{ path, @tagName(side), actual.name },
+        );
+        if (matched[position]) return fail(
+            error.Input,
+            "{}: two {}s are called \"{}\"",
+            .{ path, @tagName(side), actual.name },
+        );
         matched[position] = true;
         const promised = &described[position];
         const any_batch = side == .input and promised.any_batch;

@@ -139,7 +139,10 @@ fn parseTensor(reader: *json.Reader, name: []const u8) Failure!Tensor {
     const bytes = tensor.shape.bytes(tensor.dtype) orelse
         return reader.wrong("\"{}\" is too large", .{name});
     if (tensor.end < tensor.begin or tensor.end - tensor.begin != bytes)
-        return reader.wrong("\"{}\" needs {} bytes, its offsets are {} and {}", .{ name, bytes, tensor.begin, tensor.end });
+        return reader.wrong(
+            "\"{}\" needs {} bytes, its offsets are {} and {}",
+            .{ name, bytes, tensor.begin, tensor.end },
+        );
     return tensor;
 }
 
@@ -174,7 +177,11 @@ pub noinline fn writeHeader(arena: std.mem.Allocator, writer: *files.Writer, ent
     formatHeader(&count, entries);
     const padded = std.mem.alignForward(usize, count.length, 8);
     if (padded > header_bytes_max)
-        return fail(error.Job, "{} would have a header of {} bytes, more than {}", .{ writer.path, padded, header_bytes_max });
+        return fail(
+            error.Job,
+            "{} would have a header of {} bytes, more than {}",
+            .{ writer.path, padded, header_bytes_max },
+        );
     const buffer = try arena.alloc(u8, 8 + padded);
     std.mem.writeInt(u64, buffer[0..8], padded, .little);
     @memset(buffer[8..], ' ');

@@ -55,12 +55,22 @@ fn checkTensor(tensors: *const Tensors, input: *const Input, examples: *?u32) Fa
     if (count == 0) return fail(error.Input, "{}: it holds no examples", .{tensors.path});
     if (count > examples_max) return fail(error.Input, "{}: more than {} examples", .{ tensors.path, examples_max });
     if (examples.*) |others| if (others != count)
-        return fail(error.Input, "{}: \"{}\" holds {} examples, another tensor {}", .{ tensors.path, label, count, others });
+        return fail(
+            error.Input,
+            "{}: \"{}\" holds {} examples, another tensor {}",
+            .{ tensors.path, label, count, others },
+        );
     examples.* = @intCast(count);
     if (input.range) |range| try checkRange(tensors, label, input.dtype, tensors.bytes(tensor), range);
 }
 
-fn checkRange(tensors: *const Tensors, label: []const u8, dtype: dtypes.Dtype, bytes: []const u8, range: [2]i64) Failure!void {
+fn checkRange(
+    tensors: *const Tensors,
+    label: []const u8,
+    dtype: dtypes.Dtype,
+    bytes: []const u8,
+    range: [2]i64,
+) Failure!void {
     const outside = switch (dtype) {
         .i64 => firstOutside(i64, bytes, range),
         .i32 => firstOutside(i32, bytes, range),
@@ -104,14 +114,16 @@ pub const Gatherer = struct {
         return .{ .slots = slots.items };
     }
 
-    /// Makes sure that the buffers hold so many examples. True if they are new ones.
-    pub fn reserve(gatherer: *Gatherer, arena: *Arena, rows: usize) Failure!bool {
+    /// Makes sure that the buffers hold so many examples, of `rows_max` at most. True if they are new ones.
+    pub fn reserve(gatherer: *Gatherer, arena: *Arena, rows: usize, rows_max: usize) Failure!bool {
         if (rows <= gatherer.rows) return false;
+        // Old buffers are not given back, so these are twice as large.
+        const room = @max(rows, @min(2 * gatherer.rows, rows_max));
         for (gatherer.slots) |*slot| {
-            const bytes = std.math.mul(usize, slot.row_bytes, rows) catch return error.OutOfMemory;
+            const bytes = std.math.mul(usize, slot.row_bytes, room) catch return error.OutOfMemory;
             slot.buffer = try arena.tensor(bytes);
         }
-        gatherer.rows = rows;
+        gatherer.rows = room;
         return true;
     }
 

@@ -1,4 +1,5 @@
-//! The order of a shard's examples in an epoch, from a counter-based generator that devicelab/runner/shuffle.py repeats.
+//! The order of a shard's examples in an epoch, from a counter-based generator. Its twin is
+//! devicelab/runner/shuffle.py.
 
 const std = @import("std");
 

@@ -13,9 +13,6 @@ const beat_nanoseconds = 500 * std.time.ns_per_ms; // twice as often as promised
 
 var stop_signal: u32 = 0;
 
-/// Called from the signal's handler: ends the step that is running.
-pub var interrupt: ?*const fn () void = null;
-
 var crash_stack: [64 << 10]u8 align(64) = undefined;
 
 /// Installs all handlers. They write nothing before the heartbeat starts.
@@ -49,7 +46,7 @@ pub fn startHeartbeat() void {
     const monotonic = 1;
     const event: Event = .{
         .value = 0,
-        .signal = @intFromEnum(SIG.ALRM),
+        .signal = @backingInt(SIG.ALRM),
         .notify = to_thread,
         .thread = linux.gettid(),
         .rest = @splat(0),
@@ -63,15 +60,11 @@ pub fn startHeartbeat() void {
     messages.end();
 }
 
-/// Fails once a signal asked for an end.
+/// Fails once a signal asked for an end, or nobody reads what is printed.
 pub fn check() failures.Failure!void {
     const signal = @atomicLoad(u32, &stop_signal, .seq_cst);
     if (signal == 0) return messages.check();
     return failures.fail(error.Stopped, "stopped by signal {}", .{signal});
-}
-
-pub fn stopped() bool {
-    return @atomicLoad(u32, &stop_signal, .seq_cst) != 0;
 }
 
 fn handle(signal: SIG, handler: ?linux.Sigaction.handler_fn, flags: c_ulong) void {
@@ -88,8 +81,8 @@ fn alarm(_: SIG) callconv(.c) void {
 }
 
 fn stop(signal: SIG) callconv(.c) void {
-    @atomicStore(u32, &stop_signal, @intFromEnum(signal), .seq_cst);
-    if (interrupt) |function| function();
+    @atomicStore(u32, &stop_signal, @backingInt(signal), .seq_cst);
+    messages.interruptStep();
 }
 
 /// A file that was cut short while it is mapped, or a defect of the engine's or ours. Memory cannot be trusted any
@@ -99,7 +92,7 @@ fn crash(signal: SIG, info: *const linux.siginfo_t, _: ?*anyopaque) callconv(.c)
     const failure = if (signal == .BUS and files.isMapped(address))
         failures.fail(error.Input, "a file was cut short while it was read", .{})
     else
-        failures.fail(error.Engine, "crashed with signal {}", .{@intFromEnum(signal)});
+        failures.fail(error.Engine, "crashed with signal {}", .{@backingInt(signal)});
     messages.failed(failure);
     sys.exit(failures.exitCode(failure));
 }

@@ -119,7 +119,10 @@ const Parser = struct {
         while (try reader.field(Field, &fields)) |field| switch (field) {
             .version => {
                 const number = try reader.integer(u32, "version");
-                if (number != version) return reader.wrong("version {}, this runner reads version {}", .{ number, version });
+                if (number != version) return reader.wrong(
+                    "version {}, this runner reads version {}",
+                    .{ number, version },
+                );
             },
             .name => result.name = try reader.string("name", name_bytes_max),
             .kind => result.kind = std.meta.stringToEnum(Kind, try reader.string("kind", 16)) orelse
@@ -174,7 +177,10 @@ const Parser = struct {
             .dtype => input.dtype = try parser.dtype(),
             .shape => input.shape = try parser.shape(&input.any_batch),
             .default => input.default = try reader.number("default"),
-            .of => try parser.anchors.append(parser.arena, .{ .from = index, .name = try reader.string("of", name_bytes_max) }),
+            .of => {
+                const of = try reader.string("of", name_bytes_max);
+                try parser.anchors.append(parser.arena, .{ .from = index, .name = of });
+            },
             .range => {
                 try reader.beginArray("range");
                 const low = try reader.integer(i64, "range");
@@ -187,7 +193,10 @@ const Parser = struct {
         for ([_]InputField{ .name, .role, .dtype, .shape }) |field| {
             if (!fields.given.contains(field)) return reader.wrong("an input lacks \"{}\"", .{@tagName(field)});
         }
-        if (fields.given.contains(.of) != (input.role == .anchor)) return reader.wrong("exactly anchors say \"of\"", .{});
+        if (fields.given.contains(.of) != (input.role == .anchor)) return reader.wrong(
+            "exactly anchors say \"of\"",
+            .{},
+        );
         try parser.checkInput(&input);
         return input;
     }
@@ -202,7 +211,10 @@ const Parser = struct {
             else => {},
         }
         if (input.any_batch and input.role != .data) return reader.wrong("\"{}\": only data has examples", .{name});
-        if (input.default != null and input.role != .hyper) return reader.wrong("\"{}\": only hypers have defaults", .{name});
+        if (input.default != null and input.role != .hyper) return reader.wrong(
+            "\"{}\": only hypers have defaults",
+            .{name},
+        );
         const whole = input.role == .data and (input.dtype == .i64 or input.dtype == .i32);
         if (input.range != null and !whole) return reader.wrong("\"{}\": only integer data has a range", .{name});
         if (input.role == .parameter and !input.dtype.isFloat())
@@ -221,7 +233,10 @@ const Parser = struct {
             .role => output.role = try parser.role(),
             .dtype => output.dtype = try parser.dtype(),
             .shape => output.shape = try parser.shape(&any_batch),
-            .replaces => try parser.replacements.append(parser.arena, .{ .from = index, .name = try reader.string("replaces", name_bytes_max) }),
+            .replaces => {
+                const replaces = try reader.string("replaces", name_bytes_max);
+                try parser.replacements.append(parser.arena, .{ .from = index, .name = replaces });
+            },
             .in_place => output.in_place = try reader.boolean("in_place"),
             .metric => output.metric = try reader.string("metric", name_bytes_max),
             .part => output.part = std.meta.stringToEnum(Part, try reader.string("part", 16)) orelse
@@ -233,11 +248,20 @@ const Parser = struct {
         const carried = output.role.isCarried();
         const name = output.name;
         if (any_batch) return reader.wrong("\"{}\": only data has examples", .{name});
-        if (!carried and output.role != .loss and output.role != .metric) return reader.wrong("\"{}\" cannot be an output", .{name});
-        if (carried != fields.given.contains(.replaces)) return reader.wrong("\"{}\": exactly carried values say \"replaces\"", .{name});
+        if (!carried and output.role != .loss and output.role != .metric) return reader.wrong(
+            "\"{}\" cannot be an output",
+            .{name},
+        );
+        if (carried != fields.given.contains(.replaces)) return reader.wrong(
+            "\"{}\": exactly carried values say \"replaces\"",
+            .{name},
+        );
         if (output.in_place and !carried) return reader.wrong("\"{}\" cannot be in place", .{name});
         if (!carried and output.shape.rank != 0) return reader.wrong("\"{}\" is not a single number", .{name});
-        if (output.role == .loss and !output.dtype.isFloat()) return reader.wrong("the loss is no floating-point number", .{});
+        if (output.role == .loss and !output.dtype.isFloat()) return reader.wrong(
+            "the loss is no floating-point number",
+            .{},
+        );
         const metric = output.role == .metric;
         if (metric != (output.metric != null) or metric != (output.part != null))
             return reader.wrong("\"{}\": exactly metrics say \"metric\" and \"part\"", .{name});

@@ -66,12 +66,42 @@ fn whole(comptime T: type, number: f64) ?T {
 }
 
 const Hyper = struct { input: *const signatures.Input, scalar: Scalar };
-const Anchor = struct { input: *const signatures.Input, value: *const Value, buffer: []align(64) u8, tensor: *ort.Value };
+const Anchor = struct {
+    input: *const signatures.Input,
+    value: *const Value,
+    buffer: []align(64) u8,
+    tensor: *ort.Value,
+};
 
 /// One metric's parts in the outputs, and what they sum up to.
 pub const Metric = struct { name: []const u8, sum: usize, count: usize };
 
 const sizes = 2;
+
+/// How many examples a step takes.
+pub const BatchSize = struct {
+    examples: u32,
+    fixed: bool, // whether it takes no fewer
+
+    pub fn of(plan: *const Plan, job: *const Job) Failure!BatchSize {
+        if (plan.signature.batch) |examples| return .{ .examples = examples, .fixed = true };
+        const examples = job.batch_size orelse
+            return fail(error.Job, "job.json lacks \"batch_size\", which {} needs", .{plan.path});
+        return .{ .examples = examples, .fixed = false };
+    }
+
+    /// Memory in which a fixed batch is put together; none for others.
+    pub fn fill(batch: BatchSize, allocator: std.mem.Allocator) Failure![]u32 {
+        return allocator.alloc(u32, if (batch.fixed) batch.examples else 0);
+    }
+
+    /// The sizes of a client's batches: full ones, and the last one of an epoch, 0 if that is full as well.
+    fn rows(batch: BatchSize, examples: u32) [sizes]usize {
+        if (batch.fixed) return .{ batch.examples, 0 };
+        const full = @min(examples, batch.examples);
+        return .{ full, examples % full };
+    }
+};
 
 pub const Stepper = struct {
     plan: *const Plan,
@@ -133,10 +163,11 @@ pub const Stepper = struct {
         }
     }
 
-    /// Makes room for batches of these sizes; `rest` may be 0.
-    pub fn prepare(stepper: *Stepper, arena: *Arena, full: usize, rest: usize) Failure!void {
-        const moved = try stepper.gatherer.reserve(arena, full);
-        for ([sizes]usize{ full, rest }, 0..) |rows, size| {
+    /// Makes room for a client's batches.
+    pub fn prepare(stepper: *Stepper, arena: *Arena, examples: u32, batch: BatchSize) Failure!void {
+        const rows_of = batch.rows(examples);
+        const moved = try stepper.gatherer.reserve(arena, rows_of[0], batch.examples);
+        for (rows_of, 0..) |rows, size| {
             if (rows == 0 or (rows == stepper.rows[size] and !moved)) continue;
             stepper.rows[size] = rows;
             for (stepper.gatherer.slots, stepper.data[size]) |*slot, *tensor| {

@@ -69,6 +69,8 @@ pub fn close(fd: Fd) void {
 
 /// The file's length. Fails for what is no ordinary file.
 pub fn size(fd: Fd) Error!u64 {
+    var byte: [1]u8 = undefined;
+    _ = try readAt(fd, &byte, 0); // fails for a directory, which has a length of a sort
     const end = 2;
     if (@sizeOf(usize) == 8) return try checked(linux.syscall3(.lseek, handle(fd), 0, end));
     var result: i64 = 0;

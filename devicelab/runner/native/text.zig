@@ -133,7 +133,8 @@ pub const Text = struct {
         const magnitude = @abs(value);
         const plain = magnitude == 0 or (magnitude >= 1e-5 and magnitude < 1e15);
         var buffer: [std.fmt.float.bufferSize(.decimal, f64)]u8 = undefined;
-        const digits = std.fmt.float.render(&buffer, value, .{ .mode = if (plain) .decimal else .scientific }) catch unreachable;
+        const mode: std.fmt.float.Mode = if (plain) .decimal else .scientific;
+        const digits = std.fmt.float.render(&buffer, value, .{ .mode = mode }) catch unreachable;
         text.raw(digits);
         if (plain and std.mem.findScalar(u8, digits, '.') == null) text.raw(".0");
     }

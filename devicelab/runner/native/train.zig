@@ -24,6 +24,7 @@ const Client = jobs.Client;
 const Evaluation = evaluations.Evaluation;
 const Failure = failures.Failure;
 const Job = jobs.Job;
+const BatchSize = stepping.BatchSize;
 const Stepper = stepping.Stepper;
 const fail = failures.fail;
 
@@ -40,12 +41,10 @@ pub fn train(arena: *Arena, job: *const Job) Failure!void {
     var values = try values_.create(arena, &plan.signature, evaluation_signature, &parameters);
     var evaluation: ?Evaluation = if (evaluation_plan) |*loaded| try measuring(arena, loaded, &values, job) else null;
     const update = try arena.allocator().create(updates.Update);
-    try update.init(arena, &values, job.combine, job.clip_norm, job.clients.len);
     var trainer: Trainer = try .init(arena, job, &plan, &values, if (evaluation) |*e| e else null, update);
-    trainer.all() catch |failure| {
-        update.writer.abandon();
-        return failure;
-    };
+    try update.init(arena, &values, job.combine, job.clip_norm, job.clients.len);
+    errdefer update.writer.abandon();
+    try trainer.all();
 }
 
 fn measuring(arena: *Arena, plan: *const plans.Plan, values: *values_.Values, job: *const Job) Failure!Evaluation {
@@ -64,7 +63,7 @@ const Trainer = struct {
     stepper: Stepper,
     evaluation: ?*Evaluation,
     update: *updates.Update,
-    batch_size: u32,
+    batch: BatchSize,
     fill: []u32,
     order: []u32 = &.{}, // as long as the largest shard so far
     clients: []results.ClientFacts,
@@ -81,7 +80,7 @@ const Trainer = struct {
         update: *updates.Update,
     ) Failure!Trainer {
         const allocator = arena.allocator();
-        const batch_size = try evaluations.batchSize(plan, job);
+        const batch: BatchSize = try .of(plan, job);
         var signatures: std.ArrayList(*const Signature) = .empty;
         try signatures.append(allocator, &plan.signature);
         if (evaluation) |e| try signatures.append(allocator, &e.stepper.plan.signature);
@@ -95,8 +94,8 @@ const Trainer = struct {
             .stepper = try .init(arena, plan, values, job),
             .evaluation = evaluation,
             .update = update,
-            .batch_size = batch_size,
-            .fill = try allocator.alloc(u32, if (plan.signature.batch != null) batch_size else 0),
+            .batch = batch,
+            .fill = try batch.fill(allocator),
             .clients = try allocator.alloc(results.ClientFacts, job.clients.len),
             .keep_state = keep_state,
             .keeps = keeping.any(values, keep_state),
@@ -104,7 +103,11 @@ const Trainer = struct {
         try stepping.checkHypers(trainer.signatures, job);
         if (trainer.keeps) for (job.clients) |*client| {
             if (client.kept == null)
-                return fail(error.Job, "client \"{}\" lacks \"kept\": the plan has private values, or the job keeps state", .{client.id});
+                return fail(
+                    error.Job,
+                    "client \"{}\" lacks \"kept\": the plan has private values, or the job keeps state",
+                    .{client.id},
+                );
         };
         return trainer;
     }
@@ -142,8 +145,7 @@ const Trainer = struct {
         var shard: shards.Shard = try .open(&scratch, client.shard, trainer.signatures);
         defer shard.close();
         try trainer.restore(&scratch, client);
-        if (trainer.order.len < shard.examples)
-            trainer.order = try trainer.arena.allocator().alloc(u32, shard.examples);
+        try evaluations.growOrder(trainer.arena.allocator(), &trainer.order, shard.examples);
         const order = trainer.order[0..shard.examples];
         var facts: results.ClientFacts = .{
             .id = client.id,
@@ -175,14 +177,20 @@ const Trainer = struct {
         return evaluation.loss;
     }
 
-    noinline fn takeSteps(trainer: *Trainer, shard: *const shards.Shard, order: []u32, client: *const Client, facts: *results.ClientFacts) Failure!void {
+    noinline fn takeSteps(
+        trainer: *Trainer,
+        shard: *const shards.Shard,
+        order: []u32,
+        client: *const Client,
+        facts: *results.ClientFacts,
+    ) Failure!void {
         const stepper = &trainer.stepper;
-        const full, const rest = evaluations.batchRows(shard.examples, trainer.batch_size, trainer.fill.len > 0);
-        try stepper.prepare(trainer.arena, full, rest);
+        try stepper.prepare(trainer.arena, shard.examples, trainer.batch);
         stepper.begin(shard, client.seed);
-        var batches: Batches = .init(order, trainer.fill, trainer.batch_size, if (trainer.job.shuffle) client.seed else null);
+        const seed = if (trainer.job.shuffle) client.seed else null;
+        var batches: Batches = .init(order, trainer.fill, trainer.batch.examples, seed);
         facts.steps = switch (trainer.job.length) {
-            .epochs => |epochs| epochs * Batches.perEpoch(shard.examples, trainer.batch_size),
+            .epochs => |epochs| epochs * Batches.perEpoch(shard.examples, trainer.batch.examples),
             .steps => |steps| steps,
         };
         var step: u64 = 0;
@@ -192,7 +200,11 @@ const Trainer = struct {
             if (batch.begins_epoch) @memset(facts.metrics, .{ 0, 0 });
             try stepper.step(batch.examples);
             const loss = stepper.number(stepper.loss.?);
-            if (!std.math.isFinite(loss)) return fail(error.NotFinite, "the loss is not finite in step {}", .{step + 1});
+            if (!std.math.isFinite(loss)) return fail(
+                error.NotFinite,
+                "the loss is not finite in step {}",
+                .{step + 1},
+            );
             if (step == 0) facts.loss_first = loss;
             facts.loss_last = loss;
             evaluations.addMetrics(stepper, facts.metrics);

@@ -27,7 +27,14 @@ pub const Update = struct {
     writer: files.Writer,
 
     /// Opens the file. The update must stay where it is in memory.
-    pub fn init(update: *Update, arena: *Arena, values: *const Values, combine: Combine, clip_norm: ?f64, clients: usize) Failure!void {
+    pub fn init(
+        update: *Update,
+        arena: *Arena,
+        values: *const Values,
+        combine: Combine,
+        clip_norm: ?f64,
+        clients: usize,
+    ) Failure!void {
         const allocator = arena.allocator();
         update.* = .{ .values = values, .combine = combine, .clip_norm = clip_norm, .sums = &.{}, .writer = undefined };
         try update.writer.create(results.update_name, try allocator.alloc(u8, files.Writer.buffer_bytes));
@@ -77,7 +84,14 @@ pub const Update = struct {
         return .{ .norm = norm, .clipped = clipped };
     }
 
-    fn take(update: *Update, comptime T: type, value: *const Value, index: usize, scale: f64, weight: f64) Failure!void {
+    fn take(
+        update: *Update,
+        comptime T: type,
+        value: *const Value,
+        index: usize,
+        scale: f64,
+        weight: f64,
+    ) Failure!void {
         var deltas: Deltas(T) = .init(update.values, value, scale);
         var place: usize = 0;
         while (deltas.next()) |numbers| {
@@ -111,7 +125,11 @@ pub const Update = struct {
         while (rest.len > 0) {
             const count = @min(block, rest.len);
             for (rest[0..count], rounded[0..count]) |sum, *number| number.* = @floatCast(sum);
-            if (!allFinite(T, rounded[0..count])) return fail(error.NotFinite, "the sum of \"{}\" is not finite", .{value.input.name});
+            if (!allFinite(T, rounded[0..count])) return fail(
+                error.NotFinite,
+                "the sum of \"{}\" is not finite",
+                .{value.input.name},
+            );
             try update.writer.write(std.mem.sliceAsBytes(rounded[0..count]));
             rest = rest[count..];
         }
@@ -160,7 +178,9 @@ fn Deltas(comptime T: type) type {
             const count = @min(block, deltas.trained.len);
             if (count == 0) return null;
             const numbers = deltas.numbers[0..count];
-            for (numbers, deltas.trained[0..count], deltas.first[0..count]) |*to, trained, first| to.* = trained - first;
+            for (numbers, deltas.trained[0..count], deltas.first[0..count]) |*number, trained, first| {
+                number.* = trained - first;
+            }
             if (deltas.scale != 1) for (numbers) |*number| {
                 number.* = @floatCast(@as(f64, number.*) * deltas.scale);
             };

@@ -55,7 +55,11 @@ pub const Values = struct {
             } else if (input.role == .state) {
                 @memset(value.buffers[0], 0);
             } else {
-                return fail(error.Input, "there is no value for \"{}\", neither kept nor in the parameters", .{input.name});
+                return fail(
+                    error.Input,
+                    "there is no value for \"{}\", neither kept nor in the parameters",
+                    .{input.name},
+                );
             }
         }
     }
@@ -69,7 +73,11 @@ pub const Values = struct {
                 .f64 => allFinite(f64, @ptrCast(bytes)),
                 else => true,
             };
-            if (!finite) return fail(error.NotFinite, "\"{}\" is not finite after step {}", .{ value.input.name, step });
+            if (!finite) return fail(
+                error.NotFinite,
+                "\"{}\" is not finite after step {}",
+                .{ value.input.name, step },
+            );
         }
     }
 };
@@ -92,7 +100,10 @@ pub noinline fn create(
     var list: std.ArrayList(Value) = .empty;
     if (training) |signature| {
         for (signature.inputs, 0..) |*input, index| {
-            if (input.role.isCarried()) try list.append(allocator, try make(arena, input, turns(signature, @intCast(index)), true, parameters));
+            if (input.role.isCarried()) try list.append(
+                allocator,
+                try make(arena, input, turns(signature, @intCast(index)), true, parameters),
+            );
         }
     }
     const trained = list.items.len;
@@ -120,7 +131,13 @@ fn turns(signature: *const signatures.Signature, index: u32) bool {
     return false;
 }
 
-noinline fn make(arena: *Arena, input: *const signatures.Input, two: bool, trained: bool, parameters: *const Tensors) Failure!Value {
+noinline fn make(
+    arena: *Arena,
+    input: *const signatures.Input,
+    two: bool,
+    trained: bool,
+    parameters: *const Tensors,
+) Failure!Value {
     const bytes = input.shape.bytes(input.dtype).?;
     const first = try parameters.expect(input.name, input.dtype, &input.shape);
     if (first == null and (input.role == .parameter or input.role == .buffer))

@@ -1,0 +1,218 @@
+"""The heartbeat, being stopped, being killed, and nobody listening."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from devicelab.runner.messages import Hello, Progress
+from devicelab.runner.parsing import parse_message
+from tests.runner.native.bench import SECONDS, Bench, Exported, Outcome, outcome
+from tests.runner.native.graphs import LOOP_INPUT, long_loop
+from tests.runner.native.plans import Line, shard
+
+Export = Callable[..., Exported]
+ENDLESS = 1 << 40
+
+
+class Running:
+    """A runner at work, line by line."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self._stdout = process.stdout
+        assert isinstance(self.next(), Hello)
+
+    def next(self) -> object:
+        return parse_message(self._stdout.readline())
+
+    def progress(self) -> Progress:
+        message = self.next()
+        assert isinstance(message, Progress), message
+        return message
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> Outcome:
+        self.process.send_signal(number)
+        out, errors = self.process.communicate(timeout=SECONDS)
+        return outcome(self.process.returncode, out, errors)
+
+
+@contextlib.contextmanager
+def running(bench: Bench, job: dict[str, Any], **options: Any) -> Iterator[Running]:
+    bench.ask(job)
+    with bench.start(job["verb"], **options) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def endless(exported: Export, bench: Bench) -> dict[str, Any]:
+    """A training job without an end."""
+    return bench.plan(exported("private"), shard(Line(), 20), epochs=None, steps=ENDLESS)
+
+
+@pytest.fixture
+def endless_step(bench: Bench) -> dict[str, Any]:
+    """One step of the engine without an end."""
+    inputs = {**LOOP_INPUT, "times": np.array(ENDLESS)}
+    return {
+        "protocol": 1,
+        "job": "loop",
+        "verb": "run",
+        "plan": bench.write("graph.onnx", long_loop()),
+        "inputs": bench.tensors("inputs.safetensors", inputs),
+    }
+
+
+def test_progress_tells_how_far_it_is(endless: dict[str, Any], bench: Bench) -> None:
+    with running(bench, endless) as runner:
+        first, second = runner.progress(), runner.progress()
+        while first.client is None:
+            first, second = second, runner.progress()
+        assert second.client == "c0"
+        assert (second.index, second.clients, second.steps) == (0, 1, ENDLESS)
+        assert second.step > first.step
+        assert second.ms > first.ms
+        assert second.loss is not None
+        # Batches of 8, 8 and 4: what is counted are examples.
+        assert second.examples == second.step // 3 * 20 + second.step % 3 * 8
+        assert runner.stop().code == 75
+
+
+def test_a_step_without_an_end_is_no_silence_and_can_be_stopped(
+    endless_step: dict[str, Any], bench: Bench
+) -> None:
+    with running(bench, endless_step) as runner:
+        times = [runner.progress().ms for _ in range(4)]
+        assert times == sorted(set(times))
+        stopped = runner.stop()
+        assert (stopped.code, stopped.messages[-1]) == (75, stopped.messages[-1])
+        assert b'"stopped"' in stopped.lines[-1]
+    assert "outputs.safetensors" not in bench.names()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_it_between_two_steps(
+    number: signal.Signals, endless: dict[str, Any], bench: Bench
+) -> None:
+    with running(bench, endless) as runner:
+        runner.progress()
+        stopped = runner.stop(number)
+    assert stopped.code == 75
+    assert b'"stopped"' in stopped.lines[-1]
+    assert b'"client":"c0"' in stopped.lines[-1]
+    assert not [
+        name for name in bench.names() if "update" in name or "result" in name or name.endswith(".part")
+    ]
+
+
+def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(endless: dict[str, Any], bench: Bench) -> None:
+    ignoring = ["sh", "-c", 'trap "" HUP INT; exec "$@"', "sh"]
+    with running(bench, endless, prefix=ignoring) as runner:
+        runner.progress()
+        runner.process.send_signal(signal.SIGHUP)
+        runner.process.send_signal(signal.SIGINT)
+        for _ in range(2):
+            runner.progress()
+        assert runner.stop().code == 75
+
+
+@pytest.mark.parametrize("in_a_step", [False, True])
+def test_nobody_reads_any_more(
+    in_a_step: bool, endless: dict[str, Any], endless_step: dict[str, Any], bench: Bench
+) -> None:
+    job = endless_step if in_a_step else endless
+    with running(bench, job) as runner:
+        runner.progress()
+        assert runner.process.stdout is not None
+        runner.process.stdout.close()
+        assert runner.process.wait(SECONDS) == 74
+    assert not [
+        name for name in bench.names() if "update" in name or "result" in name or name.endswith(".part")
+    ]
+
+
+def test_stdout_that_is_closed_from_the_start(endless: dict[str, Any], bench: Bench) -> None:
+    bench.ask(endless)
+    with bench.start("train", prefix=["sh", "-c", 'exec "$@" >&-', "sh"]) as process:
+        assert process.wait(SECONDS) == 74
+
+
+def test_a_crash_of_the_engine_is_told(endless_step: dict[str, Any], bench: Bench) -> None:
+    with running(bench, endless_step) as runner:
+        runner.progress()
+        crashed = runner.stop(signal.SIGSEGV)
+    assert crashed.code == 70
+    assert b"crashed with signal 11" in crashed.lines[-1]
+
+
+def test_a_file_that_is_cut_short_while_it_is_read(exported: Export, bench: Bench) -> None:
+    data = shard(Line(), 200_000)  # 5.6 MB, of which a step reads little
+    job = bench.plan(exported("line"), data, epochs=None, steps=ENDLESS)
+    with running(bench, job) as runner:
+        while runner.progress().step == 0:
+            pass
+        with (bench.job / "shard0.safetensors").open("r+b") as file:
+            file.truncate(4096)
+        out, _ = runner.process.communicate(timeout=SECONDS)
+    assert runner.process.returncode == 66
+    assert b"cut short" in out.splitlines()[-1]
+
+
+def intact(bench: Bench, right: dict[str, bytes]) -> None:
+    """Whatever has its final name has its final content."""
+    for name, digest in right.items():
+        path = bench.job / name
+        if path.exists():
+            assert hashlib.sha256(path.read_bytes()).digest() == digest, name
+
+
+def test_killed_two_hundred_times(exported: Export, bench: Bench) -> None:
+    """At any moment, in training and in the commit; what comes out is the same as undisturbed."""
+    data = [shard(Line(), 20, seed=n) for n in range(6)]
+    job = bench.plan(exported("private"), *data, epochs=3, state="keep")
+    job["evaluation"] = bench.write("evaluation.onnx", exported("private", "evaluate").content)
+    begin = time.monotonic()
+    bench.train(job)
+    took = time.monotonic() - begin
+    staged = [f"kept/{n}.safetensors" for n in range(6)]
+    right = {
+        name: hashlib.sha256((bench.job / name).read_bytes()).digest()
+        for name in ["update.safetensors", *staged]
+    }
+    moved = {f"private/c{n}.safetensors": right[name] for n, name in enumerate(staged)}
+    generator = random.Random(1)
+    killed = 0
+    while killed < 200:
+        bench.forget()
+        for _ in range(10):
+            with bench.start("train", stdout=subprocess.DEVNULL) as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(generator.uniform(0, took))
+                killed += process.poll() is None
+                process.kill()
+            intact(bench, right)
+        bench.train(job)
+        assert all((bench.job / name).exists() for name in right)
+        intact(bench, right)
+        with bench.start("commit", stdout=subprocess.DEVNULL) as process:
+            time.sleep(generator.uniform(0, 0.02))
+            process.kill()
+        intact(bench, moved)
+        assert bench.run("commit").code == 0
+        assert all((bench.job / name).exists() for name in moved)
+        intact(bench, moved)
+        for name in moved:  # the job's clients start again from where they were
+            (bench.job / name).unlink()
