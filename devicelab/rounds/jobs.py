@@ -67,7 +67,7 @@ def parameters_blob(
     from safetensors.numpy import save  # noqa: PLC0415 - not needed before there is a round
 
     both = {**private, **model}
-    return Blob.of(save({name: np.ascontiguousarray(both[name]) for name in sorted(both)}))
+    return Blob.of(save({name: np.asarray(both[name], order="C") for name in sorted(both)}))
 
 
 class Asking:
