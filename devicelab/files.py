@@ -15,7 +15,15 @@ import platformdirs
 
 from devicelab.errors import ConfigError
 
-__all__ = ["NO_SPACE_HINT", "cache_dir", "host_error", "replacing", "state_dir", "write_atomically"]
+__all__ = [
+    "NO_SPACE_HINT",
+    "cache_dir",
+    "host_error",
+    "replacing",
+    "require_directory",
+    "state_dir",
+    "write_atomically",
+]
 
 NO_SPACE_HINT = "free some space, or choose other places: --state-dir, $DEVICELAB_CACHE, $TMPDIR"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -54,6 +62,21 @@ def cache_dir() -> Path:
     if cache := os.environ.get("DEVICELAB_CACHE"):
         return Path(cache).expanduser().absolute()
     return Path(platformdirs.user_cache_dir("devicelab", appauthor=False))
+
+
+def require_directory(path: Path) -> None:
+    """See that files can be written into a directory, or that it can be made; nothing is touched.
+
+    Raises:
+        ConfigError: It is no directory, or this user may not write there.
+    """
+    nearest = path.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest} is no directory, so nothing can be written to {path}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"nothing can be written to {path}: {nearest} does not permit it")
 
 
 @contextmanager

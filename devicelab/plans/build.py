@@ -84,7 +84,17 @@ def plan_files(
     Raises:
         PlanError: The plan cannot be exported, or its numbers disagree with eager PyTorch.
     """
-    return _cached({"plan": dict(identity)}, lambda: _built(load(), progress), cache)
+    cache = cache or Cache()
+    question = {"plan": dict(identity)}
+    entry = cache.get(question)
+    if entry is not None:
+        return _from_entry(entry)
+    with recorded_reads() as reads:
+        files = _built(load(), progress)
+    hashes = reads.hashes()
+    if hashes is not None:
+        cache.put(question, _to_entry(files), hashes)
+    return files
 
 
 def script_files(
@@ -111,29 +121,38 @@ def script_files(
     Raises:
         PlanError: It cannot be converted, the numbers disagree, or a first value is missing or does not fit.
     """
+    cache = cache or Cache()
     question = {
         "scripts": [hashlib.sha256(data).hexdigest() for data in (train, evaluate) if data is not None],
         "roles": [r.to_json() if r is not None else None for r in (roles, evaluate_roles)],
     }
-
-    def build() -> PlanFiles:
-        from devicelab.plans.importing import import_torchscript  # noqa: PLC0415 - loads PyTorch
-
-        progress("converting the TorchScript plan")
-        trained = import_torchscript(train, roles=roles)
-        files = {"train": PlanFile(trained.onnx, trained.signature)}
-        if evaluate is not None:
-            measured = import_torchscript(evaluate, roles=evaluate_roles)
-            files["evaluate"] = PlanFile(measured.onnx, measured.signature)
-        return PlanFiles(files["train"], files.get("evaluate"), trained.initial)
-
-    built = _cached(question, build, cache)
+    entry = cache.get(question)
+    if entry is not None:
+        built = _from_entry(entry)
+    else:
+        progress("converting the TorchScript plan and checking it")
+        built = _converted(train, evaluate, roles, evaluate_roles)
+        cache.put(question, _to_entry(built), {})
     if initial is not None:
         built = PlanFiles(built.train, built.evaluate, {**built.initial, **initial})
     for file in (built.train, built.evaluate):
         if file is not None:
             _check_initial(file.signature, built.initial)
     return built
+
+
+def _converted(
+    train: bytes, evaluate: bytes | None, roles: Signature | None, evaluate_roles: Signature | None
+) -> PlanFiles:
+    from devicelab.plans.importing import import_torchscript  # noqa: PLC0415 - loads PyTorch
+
+    trained = import_torchscript(train, roles=roles)
+    measured = None if evaluate is None else import_torchscript(evaluate, roles=evaluate_roles)
+    return PlanFiles(
+        PlanFile(trained.onnx, trained.signature),
+        None if measured is None else PlanFile(measured.onnx, measured.signature),
+        trained.initial,
+    )
 
 
 def _check_initial(signature: Signature, initial: Mapping[str, Array]) -> None:
@@ -152,31 +171,17 @@ def _check_initial(signature: Signature, initial: Mapping[str, Array]) -> None:
 
 
 def _built(plan: TrainingPlan, progress: Progress) -> PlanFiles:
-    from devicelab.plans.export import build_plan  # noqa: PLC0415 - loads PyTorch
+    from devicelab.plans.export import KINDS, build_plan  # noqa: PLC0415 - loads PyTorch
 
     model = plan.module()
     initial: dict[str, Array] = {}
-    files = []
-    for kind, words in (("train", "training step"), ("evaluate", "evaluation")):
-        progress(f"tracing and checking the {words} of {plan.label}")
-        exported = build_plan(plan, "train" if kind == "train" else "evaluate", model=model)
-        files.append(PlanFile(exported.onnx, exported.signature))
-        roles = {i.name: i.role for i in exported.signature.inputs}
-        initial |= {n: np.array(a) for n, a in exported.initial.items() if roles[n] in _KEPT_ROLES}
-    return PlanFiles(files[0], files[1], initial)
-
-
-def _cached(question: Mapping[str, Any], build: Callable[[], PlanFiles], cache: Cache | None) -> PlanFiles:
-    cache = cache or Cache()
-    entry = cache.get(question)
-    if entry is not None:
-        return _from_entry(entry)
-    with recorded_reads() as reads:
-        files = build()
-    hashes = reads.hashes()
-    if hashes is not None:
-        cache.put(question, _to_entry(files), hashes)
-    return files
+    files = {}
+    for kind, words in KINDS.items():
+        progress(f"{plan.label}: tracing the {words} and checking it against PyTorch")
+        exported = build_plan(plan, kind, model=model)
+        files[kind] = PlanFile(exported.onnx, exported.signature)
+        initial |= exported.parameters
+    return PlanFiles(files["train"], files["evaluate"], initial)
 
 
 def _to_entry(files: PlanFiles) -> Entry:

@@ -22,6 +22,7 @@ _VIEWS: Final = frozenset(
         "aten.expand_copy.default", "aten.slice.Tensor", "aten.slice_copy.Tensor",
     }
 )  # fmt: skip
+_USUAL_BATCH: Final = 32  # where it matters what is larger, a batch or a parameter
 _EXPANDS: Final = frozenset({"aten.expand.default", "aten.expand_copy.default"})
 _BROADCASTING: Final = frozenset(
     f"aten.{name}.Tensor" for name in ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")
@@ -241,7 +242,9 @@ def _transposed(value: Value, nodes: list[Node]) -> Value:
 def sparse_table_updates(graph: Graph) -> int:
     """Turn ``P - lr·index_put(0, rows, g)`` into ``index_put(P, rows, -lr·g)``: O(batch), not O(table).
 
-    Sums are taken in another order, so results may differ in their last bits where rows repeat.
+    Sums are taken in another order, so results may differ in their last bits where rows repeat. Where they
+    repeat a lot, in tables with fewer rows than a batch of 32 looks up, small updates would be lost one by one,
+    and there is nothing to be gained: these stay as they are.
 
     Returns:
         How many tables are now updated by scatter.
@@ -261,6 +264,8 @@ def sparse_table_updates(graph: Graph) -> int:
         rate, gradient = factors
         puts = _puts(gradient, readers, outputs)
         if puts is None or any(put.output.shape != table.shape for put in puts):
+            continue
+        if sum(_at(put.args[1][0].shape, _USUAL_BATCH) for put in puts) >= _at(table.shape[:1], _USUAL_BATCH):
             continue
         _scatter_into(graph, node, table, rate, puts)
         count += 1
@@ -292,7 +297,7 @@ def products_into_parameters(graph: Graph) -> None:
         left, right = product.args[:2]
         new = _Additions(node)
         negative = new.add("aten.neg.default", (rate,), (), rate.dtype)
-        if _at(left.shape, 32) <= _at(right.shape, 32):
+        if _at(left.shape, _USUAL_BATCH) <= _at(right.shape, _USUAL_BATCH):
             left = _times(left, negative, new)
         else:
             right = _times(right, negative, new)

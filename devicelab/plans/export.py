@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
+from safetensors.numpy import save
 from torch import nn
 
+from devicelab.config import Experiment
+from devicelab.errors import ConfigError, PlanError
 from devicelab.files import write_atomically
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, check_evaluation, check_training
 from devicelab.plans.cleanup import alive_nodes, clean, products_into_parameters, sparse_table_updates
 from devicelab.plans.engine import Engine
+from devicelab.plans.facts import ExportedFile
 from devicelab.plans.graph import Graph
+from devicelab.plans.importing import import_file, read_roles
+from devicelab.plans.loading import load_plan
 from devicelab.plans.optimizers import SGD
 from devicelab.plans.plan import TrainingPlan
-from devicelab.plans.signature import Kind, Signature
+from devicelab.plans.signature import Kind, Role, Signature
 from devicelab.plans.step import STEP_COUNT, Step, evaluation_step, training_step
 from devicelab.plans.torchscript import save_torchscript, script_runner, torchscript_step
 from devicelab.plans.tracing import trace
@@ -32,12 +39,15 @@ __all__ = [
     "TracedPlan",
     "build_plan",
     "build_torchscript",
+    "export_experiment",
+    "export_files",
     "onnx_model",
     "trace_plan",
-    "write_plan",
+    "write_files",
 ]
 
 Format = Literal["onnx", "torchscript", "both"]
+KINDS: Final[Mapping[Kind, str]] = {"train": "training step", "evaluate": "evaluation"}
 
 Array = np.ndarray[Any, Any]
 
@@ -78,9 +88,16 @@ class ExportedPlan:
 
     @property
     def initial(self) -> dict[str, Array]:
-        """Initial parameters, buffers and state by input name."""
+        """First values of parameters, buffers and state by input name."""
         known = self.traced.step.initial_arrays()
         return {i.name: known[i.name] for i in self.signature.inputs if i.name in known}
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """The same without state, which is zero at first: what a parameters file holds."""
+        initial = self.initial
+        kept = self.signature.with_role(Role.PARAMETER, Role.PRIVATE, Role.BUFFER)
+        return {i.name: np.array(initial[i.name], order="C") for i in kept}
 
 
 def trace_plan(plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | None = None) -> TracedPlan:
@@ -169,8 +186,11 @@ def build_plan(
     return ExportedPlan(traced, content, difference)
 
 
-def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> bytes:
+def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> tuple[bytes, Difference]:
     """The same step as TorchScript, checked against eager PyTorch as the ONNX file was.
+
+    Returns:
+        The file's content, and the result that agrees least.
 
     Raises:
         PlanError: TorchScript does not take it, or its numbers disagree.
@@ -178,36 +198,97 @@ def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> bytes:
     module = torchscript_step(exported.traced.graph, exported.signature)
     check = check_training if exported.signature.kind == "train" else check_evaluation
     runner = script_runner(module, exported.signature)
-    check(runner, exported.traced.step, exported.signature, engine="TorchScript", seed=seed)
-    return save_torchscript(module, exported.signature, exported.initial)
+    difference = check(runner, exported.traced.step, exported.signature, engine="TorchScript", seed=seed)
+    return save_torchscript(module, exported.signature, exported.parameters), difference
 
 
-def write_plan(plan: TrainingPlan, directory: Path, *, format: Format = "onnx", seed: int = 0) -> list[Path]:  # noqa: A002 - the option's name
-    """Export a plan: NAME.onnx (or NAME.pt) that trains, NAME.eval.onnx (or NAME.eval.pt) that evaluates.
+def export_files(
+    plan: TrainingPlan,
+    *,
+    format: Format = "onnx",  # noqa: A002 - the option's name
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[ExportedFile]:
+    """Everything that a plan comes to, checked.
 
-    Nothing is written before everything has been checked.
+    NAME.onnx (or NAME.pt) trains, NAME.eval.onnx (or NAME.eval.pt) evaluates, NAME.safetensors holds the first
+    value of every parameter, private parameter and buffer.
 
     Args:
         plan: What the user wrote.
-        directory: Where the files go; must exist.
         format: Which kinds of files.
         seed: Of the random batches of the check.
-
-    Returns:
-        The files written.
+        progress: Told what is going on, in a few words.
 
     Raises:
         PlanError: The plan cannot be exported, or its numbers disagree.
-        OSError: A file cannot be written.
     """
     model = plan.module()
-    files: dict[str, bytes] = {}
-    for kind, stem in (("train", plan.label), ("evaluate", f"{plan.label}.eval")):
-        exported = build_plan(plan, "train" if kind == "train" else "evaluate", model=model, seed=seed)
+    files: list[ExportedFile] = []
+    initial: dict[str, Array] = {}
+    for kind, words in KINDS.items():
+        stem = plan.label if kind == "train" else f"{plan.label}.eval"
+        progress(f"{plan.label}: tracing the {words} and checking it against PyTorch")
+        exported = build_plan(plan, kind, model=model, seed=seed)
+        initial |= exported.parameters
         if format in ("onnx", "both"):
-            files[f"{stem}.onnx"] = exported.onnx
+            files.append(_exported_file(f"{stem}.onnx", exported.onnx, kind, exported.difference))
         if format in ("torchscript", "both"):
-            files[f"{stem}.pt"] = build_torchscript(exported, seed=seed)
-    for name, content in files.items():
-        write_atomically(directory / name, content)
-    return [directory / name for name in files]
+            progress(f"{plan.label}: writing the {words} as TorchScript and checking it")
+            content, difference = build_torchscript(exported, seed=seed)
+            files.append(_exported_file(f"{stem}.pt", content, kind, difference))
+    files.append(ExportedFile(f"{plan.label}.safetensors", save(initial), "initial"))
+    return files
+
+
+def _exported_file(name: str, content: bytes, kind: Kind, difference: Difference) -> ExportedFile:
+    return ExportedFile(name, content, kind, difference.tensor, difference.relative)
+
+
+def export_experiment(
+    experiment: Experiment,
+    *,
+    format: Format = "onnx",  # noqa: A002 - the option's name
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[ExportedFile]:
+    """Export an experiment's plan; one that comes as TorchScript is converted to ONNX.
+
+    Raises:
+        ConfigError: There is no such plan, or nothing to be done about it.
+        PlanError: It cannot be exported or converted, or its numbers disagree.
+    """
+    plan = load_plan(experiment)
+    if isinstance(plan, TrainingPlan):
+        return export_files(plan, format=format, progress=progress)
+    if plan.file.suffix == ".onnx":
+        hint = f"devicelab export-plan --inspect {plan.file} looks into it"
+        raise ConfigError(f"the experiment's plan is an ONNX file already: {plan.file}", hint=hint)
+    if format != "onnx":
+        raise ConfigError(
+            f"the experiment's plan is TorchScript already: {plan.file}", hint="use --format onnx"
+        )
+    roles = None if plan.roles is None else read_roles(plan.roles.read_text("utf-8"))
+    files = []
+    for kind, path in (("train", plan.file), ("evaluate", plan.evaluation)):
+        if path is None or path.suffix != ".pt":
+            continue
+        progress(f"converting {path} and checking it")
+        imported = import_file(path, roles=roles if kind == "train" else None)
+        signature = imported.signature
+        if signature.kind != kind:
+            raise PlanError(f"{path} is a plan that is to {signature.kind}, not to {kind}")
+        name = f"{signature.name}.onnx" if signature.kind == "train" else f"{signature.name}.eval.onnx"
+        files.append(_exported_file(name, imported.onnx, signature.kind, imported.difference))
+    return files
+
+
+def write_files(files: Sequence[ExportedFile], directory: Path) -> list[Path]:
+    """Write an export's files into a directory, which is made if need be; each appears whole or not at all.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        write_atomically(directory / file.name, file.content)
+    return [directory / file.name for file in files]

@@ -4,58 +4,35 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
 
-from devicelab.plans.reader import Plan
+from devicelab.plans.facts import Inspection
+from devicelab.plans.reader import Plan, read_plan, read_plan_bytes
 from devicelab.plans.signature import BATCH, CARRIED, Role
 
-__all__ = ["Inspection", "inspect_plan"]
+__all__ = ["inspect_file", "inspect_plan"]
 
-# First ONNX Runtime that implements an operator set.
+# First ONNX Runtime (1.x) that implements an operator set, and that reads a version of the file format.
 # Source: ONNX Runtime's docs/Versioning.md, "ONNX Runtime Compatibility".
-_FIRST_RUNTIME: Final = {13: "1.6", 14: "1.7", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.16"}
+_FIRST_WITH_OPSET: Final = {13: 6, 14: 7, 15: 10, 16: 11, 17: 12, 18: 14, 19: 16, 20: 17, 21: 18}
+_FIRST_WITH_FORMAT: Final = {7: 6, 8: 10, 9: 15, 10: 18}
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """A plan at a glance; sizes in bytes.
+def inspect_file(path: Path, *, examples: int = 32) -> Inspection:
+    """Inspect a plan file, ONNX or (with the suffix ``.pt``) TorchScript, which is converted first.
 
-    Attributes:
-        name: The plan's.
-        kind: Training or evaluation.
-        batch: The only batch size that fits, or None.
-        file_bytes: Size of the file.
-        opset: Version of ONNX's operator set.
-        needs_runtime: Oldest ONNX Runtime that runs it, "?" if not known.
-        roles: For each role how many inputs there are and how large they are together.
-        operators: How often each operator occurs.
-        carried_bytes: What stays in memory from step to step, second buffers included.
-        step_bytes: Largest sum of intermediate results alive at a time, for a batch of ``examples``.
-        examples: See ``step_bytes``.
-        single_threaded: Whether the runner must use one thread: ONNX Runtime's adding scatter loses updates of
-            the same row where several threads share it.
+    Raises:
+        PlanError: It cannot be read, or is no valid plan.
     """
+    if path.suffix != ".pt":
+        return inspect_plan(read_plan(path), examples=examples)
+    from devicelab.plans.importing import import_file  # noqa: PLC0415 - loads PyTorch
 
-    name: str
-    kind: str
-    batch: int | None
-    file_bytes: int
-    opset: int
-    needs_runtime: str
-    roles: dict[str, dict[str, int]]
-    operators: dict[str, int]
-    carried_bytes: int
-    step_bytes: int
-    examples: int
-    single_threaded: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    return inspect_plan(read_plan_bytes(import_file(path).onnx), examples=examples)
 
 
 def inspect_plan(plan: Plan, *, examples: int = 32) -> Inspection:
@@ -74,12 +51,10 @@ def inspect_plan(plan: Plan, *, examples: int = 32) -> Inspection:
         if i.role in CARRIED or i.role is Role.ANCHOR
     )
     return Inspection(
-        name=signature.name,
-        kind=signature.kind,
-        batch=signature.batch,
+        signature=signature,
         file_bytes=plan.size,
         opset=plan.opset,
-        needs_runtime=_FIRST_RUNTIME.get(plan.opset, "?"),
+        needs_runtime=_oldest_runtime(plan),
         roles=roles,
         operators=dict(Counter(node.op_type for node in plan.model.graph.node).most_common()),
         carried_bytes=carried,
@@ -87,6 +62,14 @@ def inspect_plan(plan: Plan, *, examples: int = 32) -> Inspection:
         examples=examples,
         single_threaded=any(_adds(node) for node in plan.model.graph.node),
     )
+
+
+def _oldest_runtime(plan: Plan) -> tuple[int, int] | None:
+    opset, version = plan.opset, plan.model.ir_version
+    if opset > max(_FIRST_WITH_OPSET) or version > max(_FIRST_WITH_FORMAT):
+        return None
+    by_opset = _FIRST_WITH_OPSET[max(opset, min(_FIRST_WITH_OPSET))]
+    return 1, max(by_opset, _FIRST_WITH_FORMAT[max(version, min(_FIRST_WITH_FORMAT))])
 
 
 def _bytes(dtype: str, shape: tuple[int | str, ...], examples: int) -> int:

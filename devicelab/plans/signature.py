@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -165,9 +165,9 @@ class Signature:
         """Output name to the name of the input it replaces."""
         return {o.name: o.replaces for o in self.outputs if o.replaces is not None}
 
-    def to_json(self) -> str:
-        """Compact JSON with the keys in a fixed order; :meth:`from_json` reads it back unchanged."""
-        document = {
+    def as_dict(self) -> dict[str, Any]:
+        """What :meth:`to_json` writes, with the keys in a fixed order."""
+        return {
             "version": VERSION,
             "name": self.name,
             "kind": self.kind,
@@ -175,7 +175,10 @@ class Signature:
             "inputs": [_plain(i) for i in self.inputs],
             "outputs": [_plain(o) for o in self.outputs],
         }
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+    def to_json(self) -> str:
+        """Compact JSON; :meth:`from_json` reads it back unchanged."""
+        return json.dumps(self.as_dict(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Signature:
@@ -380,11 +383,3 @@ def _parse_output(document: object, position: int) -> Output:
     fields.done()
     _require(part in (None, "sum", "count"), f"{where}: part {part!r} is neither 'sum' nor 'count'")
     return Output(name, role, dtype, shape, replaces, in_place, metric, part)
-
-
-def roles_table(signature: Signature) -> Mapping[str, int]:
-    """How many inputs there are of each role, for display."""
-    counts: dict[str, int] = {}
-    for i in signature.inputs:
-        counts[i.role.value] = counts.get(i.role.value, 0) + 1
-    return counts

@@ -77,11 +77,10 @@ def quiet_about_deprecation() -> Iterator[None]:
 
 
 def save_torchscript(
-    module: torch.jit.ScriptModule, signature: Signature, initial: Mapping[str, Array]
+    module: torch.jit.ScriptModule, signature: Signature, parameters: Mapping[str, Array]
 ) -> bytes:
     """The module as a file's content; its signature and first values (as safetensors) are extra files."""
-    tensors = {name: np.array(array, order="C") for name, array in initial.items()}
-    extra = {METADATA_KEY: signature.to_json(), INITIAL_KEY: save(tensors)}
+    extra = {METADATA_KEY: signature.to_json(), INITIAL_KEY: save(dict(parameters))}
     buffer = io.BytesIO()
     with quiet_about_deprecation():
         torch.jit.save(module, buffer, _extra_files=extra)

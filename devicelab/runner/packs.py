@@ -33,9 +33,9 @@ from devicelab.fetching import Progress, run_client
 from devicelab.runner.archives import extract_android_libraries, extract_wheel_library, find_aar
 from devicelab.runner.fitness import ENGINE_LIBRARY, require_fit
 from devicelab.runner.kept import Artifact, artifact, kept
-from devicelab.runner.targets import Target
+from devicelab.runner.targets import TARGETS, Target
 
-__all__ = ["ANDROID_ENGINE", "Pack", "find_pack", "find_runner"]
+__all__ = ["ANDROID_ENGINE", "Pack", "find_pack", "find_runner", "shipped_engines"]
 
 ANDROID_ENGINE: Final = "1.29.0"
 _NPM_PACKAGE: Final = "com.github.asus4.onnxruntime@0.4.9"
@@ -102,6 +102,18 @@ def find_pack(
         library, version = _linux_engine(target, deadline, tell)
     require_fit(library.path, target, None, program=False)
     return Pack(target, runner, library, version)
+
+
+def shipped_engines() -> dict[str, str]:
+    """Version of the engine that each target gets where nobody names another. Nothing is fetched.
+
+    Raises:
+        ConfigError: This host's onnxruntime is missing or too old.
+    """
+    return {
+        name: ANDROID_ENGINE if target.system == "android" else _installed_engine()[1]
+        for name, target in TARGETS.items()
+    }
 
 
 def find_runner(target: Target) -> Artifact:

@@ -162,8 +162,8 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
 def test_a_torchscript_plan_is_converted_once(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     exported = build_plan(MatrixFactorization())
-    script = build_torchscript(exported)
-    evaluation = build_torchscript(build_plan(MatrixFactorization(), "evaluate"))
+    script, _ = build_torchscript(exported)
+    evaluation, _ = build_torchscript(build_plan(MatrixFactorization(), "evaluate"))
     told: list[str] = []
     files = script_files(script, evaluation, cache=cache, progress=told.append)
     assert told
@@ -180,7 +180,7 @@ def test_a_torchscript_plan_is_converted_once(tmp_path: Path) -> None:
 
 
 def test_first_values_of_a_torchscript_plan_must_fit(tmp_path: Path) -> None:
-    script = build_torchscript(build_plan(MatrixFactorization()))
+    script, _ = build_torchscript(build_plan(MatrixFactorization()))
     wrong = {"param/user.weight": np.zeros((2, 2), dtype=np.float32)}
     with pytest.raises(
         PlanError, match=r"'param/user.weight' is float32\[2, 2\], the plan wants float32\[943, 32\]"

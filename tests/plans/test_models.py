@@ -60,7 +60,7 @@ class DLRM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(n, 8) for n in (50, 20, 9))
+        self.tables = nn.ModuleList(nn.Embedding(n, 8) for n in (50, 400, 90))
         self.bottom = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU())
         self.top = nn.Sequential(nn.Linear(8 + 6, 16), nn.ReLU(), nn.Linear(16, 1))
 
@@ -193,7 +193,7 @@ _WORDS = {"x": _ints(19, 16, 6) + 1, "y": _ints(4, 16)}
 MODELS: dict[str, Callable[[], Simple]] = {
     "dlrm": lambda: Simple(
         DLRM,
-        {"dense": _random(16, 5), "sparse": _ints(9, 16, 3), "y": _ints(2, 16).float()},
+        {"dense": _random(16, 5), "sparse": _ints(50, 16, 3), "y": _ints(2, 16).float()},
         _dlrm_loss,
         SGD(lr=0.1),
     ),

@@ -43,7 +43,10 @@ def test_a_plan_is_read_back(export: Export, tmp_path: Path) -> None:
     seen = inspect_plan(plan)
     assert seen.roles["private"] == {"inputs": 2, "bytes": 943 * 33 * 4}
     assert seen.single_threaded
-    assert seen.needs_runtime == "1.14"
+    assert seen.needs_runtime == (1, 14)
+    assert seen.runs_on("1.14.1")
+    assert seen.runs_on("1.29.0")
+    assert not seen.runs_on("1.9.0")
     assert seen.operators["ScatterND"] == 4
     assert seen.carried_bytes == (943 + 1682) * 33 * 4 + 2 * 4  # tables once, the mean twice
     assert 0 < seen.step_bytes < 200_000

@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from devicelab.errors import PlanError
-from devicelab.plans.check import Runner, check_training
+from devicelab.plans.check import VALUE_TOLERANCE, Runner, check_training
 from devicelab.plans.engine import Engine
-from devicelab.plans.export import ExportedPlan, build_plan, build_torchscript, trace_plan, write_plan
-from devicelab.plans.importing import import_torchscript, read_roles
+from devicelab.plans.export import (
+    ExportedPlan,
+    build_plan,
+    build_torchscript,
+    export_files,
+    trace_plan,
+    write_files,
+)
+from devicelab.plans.importing import import_file, import_torchscript, read_roles
 from devicelab.plans.optimizers import SGD, Adam
 from devicelab.plans.plan import Batch, TrainingPlan
 from devicelab.plans.randomness import chance, uniform
@@ -152,7 +160,8 @@ def test_a_plan_that_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize("plan", [MatrixFactorization, MLP, MultinomialAutoencoder])
 def test_torchscript_there_and_back(plan: type[TrainingPlan]) -> None:
     exported = build_plan(plan())
-    data = build_torchscript(exported)
+    data, difference = build_torchscript(exported)
+    assert difference.relative <= VALUE_TOLERANCE
     imported = import_torchscript(data)
     assert imported.signature == exported.signature
     read_plan_bytes(imported.onnx)
@@ -218,12 +227,24 @@ def test_scripts_that_cannot_be_plans_are_refused() -> None:
         read_roles("name: x")
 
 
-def test_write_plan_writes_checked_files(tmp_path: Path) -> None:
-    paths = write_plan(Small(), tmp_path, format="both")
-    assert sorted(p.name for p in paths) == ["small.eval.onnx", "small.eval.pt", "small.onnx", "small.pt"]
-    assert read_plan(tmp_path / "small.onnx").signature.kind == "train"
-    assert read_plan(tmp_path / "small.eval.onnx").signature.kind == "evaluate"
-    assert import_torchscript((tmp_path / "small.pt").read_bytes()).signature.name == "small"
+def test_an_export_is_everything_that_a_phone_needs(tmp_path: Path) -> None:
+    files = export_files(Small(nn.BatchNorm1d(8)), format="both")
+    paths = write_files(files, tmp_path / "new" / "directory")
+    names = ["small.eval.onnx", "small.eval.pt", "small.onnx", "small.pt", "small.safetensors"]
+    assert sorted(p.name for p in paths) == names
+    directory = paths[0].parent
+    train = read_plan(directory / "small.onnx").signature
+    assert train.kind == "train"
+    assert read_plan(directory / "small.eval.onnx").signature.kind == "evaluate"
+    imported = import_file(directory / "small.pt")
+    assert imported.signature == train
+    initial = load_file(directory / "small.safetensors")
+    wanted = train.with_role(Role.PARAMETER, Role.PRIVATE, Role.BUFFER)
+    assert {n: (a.dtype.name, a.shape) for n, a in initial.items()} == {
+        i.name: (i.dtype, i.shape) for i in wanted
+    }
+    for name, array in initial.items():
+        np.testing.assert_array_equal(imported.initial[name], array)
 
 
 def test_the_same_plan_is_the_same_file() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,10 @@ from devicelab.plans.signature import Role
 from devicelab.plans.zoo import ZOO
 from tests.plans.conftest import OPTIMIZERS
 
+_STATE_TOLERANCE = 2e-6
+
 Export = Callable[..., ExportedPlan]
+Run = Callable[[dict[str, np.ndarray[Any, Any]]], Mapping[str, np.ndarray[Any, Any]]]
 
 
 def _feeds(plan: ExportedPlan, examples: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
@@ -32,58 +35,67 @@ def _feeds(plan: ExportedPlan, examples: int, seed: int = 0) -> dict[str, np.nda
     return feeds
 
 
+def _one_step(plan: ExportedPlan, run: Run, examples: int) -> dict[str, float]:
+    """How far each result of the first step is from eager PyTorch's, of its tensor's largest number or 1."""
+    step = plan.traced.step
+    batch = step.plan.random_batch(examples, torch.Generator().manual_seed(examples))
+    results = run(_feeds(plan, examples, seed=examples))
+    truth = EagerTrainer(step).step(batch)
+    assert {name: results[name].shape for name in plan.signature.replacements} == {
+        name: truth[name].shape for name in plan.signature.replacements
+    }
+    differences = {}
+    for o in plan.signature.outputs:
+        value, right = results[o.name].astype(np.float64), truth[o.name].astype(np.float64)
+        assert np.isfinite(value).all()
+        differences[o.name] = float(np.max(np.abs(value - right)) / max(1.0, np.max(np.abs(right))))
+    return differences
+
+
+def _loss_curves(plan: ExportedPlan) -> tuple[list[float], list[float]]:
+    """The plan's and eager PyTorch's losses of a hundred steps on one batch, each on its own."""
+    step = plan.traced.step
+    batch = step.plan.random_batch(8, torch.Generator().manual_seed(3))
+    feeds = _feeds(plan, 8) | {f"data/{name}": tensor.numpy() for name, tensor in batch.items()}
+    bound, eager = BoundEngine(plan.onnx, plan.signature, feeds), EagerTrainer(step)
+    ours = [bound.step() for _ in range(100)]
+    theirs = [float(eager.step(batch)["loss"]) for _ in range(100)]
+    assert all(np.isfinite(value).all() for value in bound.values().values())
+    return ours, theirs
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", ["mf", "autoencoder", "mlp", "lenet"])
-def test_one_step_is_that_of_eager_pytorch(model: str, optimizer: str, export: Export) -> None:
+@pytest.mark.parametrize("model", ZOO)
+def test_every_model_trains_with_every_optimizer_as_eager_pytorch_does(
+    model: str, optimizer: str, export: Export
+) -> None:
     plan = export(model, optimizer)
-    assert plan.difference.relative <= 10 * VALUE_TOLERANCE
     read_plan_bytes(plan.onnx)
+    engine = Engine(plan.onnx)
+    normalizes = plan.traced.step.plan.optimizer.normalizes
+    for examples in (1, 7, 32, 100):
+        differences = _one_step(plan, engine.run, examples)
+        for name, difference in differences.items():
+            # Where gradients are divided by their size, one of mere rounding moves its parameter as far as any
+            # other; the export's own check knows how far. State is gradients, which have no parameter's size to
+            # hide behind, and their squares.
+            if not (normalizes and name.startswith("new/param/")):
+                most = _STATE_TOLERANCE if name.startswith("new/state/") else VALUE_TOLERANCE
+                assert difference <= most, name
+    ours, theirs = _loss_curves(plan)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-3 * theirs[0])
+    assert np.mean(ours[-10:]) < np.mean(ours[:10])
 
 
 @pytest.mark.parametrize("model", ZOO)
-def test_any_batch_size_fits_and_evaluation_agrees(model: str, export: Export) -> None:
-    plan = export(model, "momentum" if model == "mobilenet" else "sgd")
-    assert plan.difference.relative <= 10 * VALUE_TOLERANCE
-    read_plan_bytes(plan.onnx)
-    engine = Engine(plan.onnx)
-    for examples in (1, 7, 32, 100):
-        results = engine.run(_feeds(plan, examples))
-        for o in plan.signature.outputs:
-            assert np.isfinite(results[o.name]).all()
-            assert results[o.name].shape == o.shape
+def test_evaluation_agrees(model: str, export: Export) -> None:
     evaluation = export(model, "sgd", "evaluate")
+    assert evaluation.difference.relative <= VALUE_TOLERANCE
     read_plan_bytes(evaluation.onnx)
     assert evaluation.signature.kind == "evaluate"
     metrics = {o.metric for o in evaluation.signature.outputs}
     assert "loss" in metrics
     assert len(metrics) == 2
-
-
-def test_a_transformer_trains_with_adam(export: Export) -> None:
-    assert export("transformer", "adam").difference.relative <= 10 * VALUE_TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("model", "optimizer"),
-    [("mf", "sgd"), ("mf", "adam"), ("autoencoder", "adagrad"), ("mlp", "adamw"), ("lenet", "nesterov")],
-)
-def test_a_hundred_steps_learn_as_eager_pytorch_does(model: str, optimizer: str, export: Export) -> None:
-    plan = export(model, optimizer)
-    step = plan.traced.step
-    batch = step.plan.random_batch(16, torch.Generator().manual_seed(3))
-    feeds = _feeds(plan, 16)
-    feeds |= {f"data/{name}": tensor.numpy() for name, tensor in batch.items()}
-    if "hyper/seed" in feeds:
-        feeds["hyper/seed"] = np.asarray(5, dtype=np.int64)
-    bound = BoundEngine(plan.onnx, plan.signature, feeds)
-    eager = EagerTrainer(step)
-    ours, theirs = [], []
-    for _ in range(100):
-        ours.append(bound.step())
-        theirs.append(float(eager.step(batch, seed=5)["loss"]))
-    assert np.isfinite(ours).all()
-    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4)
-    assert np.mean(ours[-10:]) < np.mean(ours[:10])
 
 
 @pytest.mark.parametrize("model", ["mf", "neumf"])

@@ -40,7 +40,11 @@ def _batch_norm(w: Writer, c: Call) -> list[str]:
     count = w.scalar(1.0, dtype)
     for size in (source.shape[0], *source.shape[2:]):
         count = w.one("Mul", count, w.scalar(size, dtype))
-    unbiased = w.one("Mul", var, w.one("Div", count, w.one("Sub", count, w.scalar(1.0, dtype))))
+    one = w.scalar(1.0, dtype)
+    fewer = w.one(
+        "Max", w.one("Sub", count, one), one
+    )  # of a single number, PyTorch refuses to take the variance
+    unbiased = w.one("Mul", var, w.one("Div", count, fewer))
     momentum = float(c.number("momentum"))
     for name, new in (("running_mean", mean), ("running_var", unbiased)):
         kept = w.one("Mul", w.name(c.value(name)), w.scalar(1 - momentum, dtype))
