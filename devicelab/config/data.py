@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from devicelab.config.base import (
+    Contradiction,
     DottedPath,
     FilePath,
     Positive,
@@ -30,6 +31,7 @@ __all__ = [
     "HeldOut",
     "HeldOutFraction",
     "HeldOutLast",
+    "Histories",
     "IidPartition",
     "MovieLensData",
     "NaturalPartition",
@@ -155,8 +157,21 @@ class DigitsData(Source):
     source: Literal["digits"]
 
 
+class Histories(Settings):
+    """Each client's films in order of time. See :mod:`devicelab.data.histories`."""
+
+    length: int = Field(
+        default=1000,
+        ge=2,
+        description="films that fit into a history at evaluation; shorter ones are filled up",
+    )
+    negatives: int = Field(
+        default=99, ge=1, description="films drawn for a target to be ranked among; the client never rated them"
+    )
+
+
 class MovieLensData(Source):
-    """MovieLens-100K: `user`, `item` and `rating`, one client a user."""
+    """MovieLens-100K, one client a user: `user`, `item` and `rating`; as histories `item` and `position`."""
 
     source: Literal["movielens"]
     path: FilePath | None = Field(
@@ -168,9 +183,31 @@ class MovieLensData(Source):
         description="private: `user` is 0, for plans whose user table is the client's own one row; shared: the "
         "user's row in a table of all users",
     )
+    histories: Histories | None = Field(
+        default=None,
+        description="examples are the films of a client's history and their places in it, evaluation ranks the "
+        "film that came next; null: examples are ratings",
+    )
     partition: Partition = Field(
         default=NaturalPartition(by="natural"), description="how the examples are divided among clients"
     )
+
+    @model_validator(mode="after")
+    def _of_histories(self) -> Self:
+        if self.histories is None:
+            return self
+        found: list[Contradiction] = []
+        held_out = self.held_out
+        if held_out is not None and not (
+            isinstance(held_out, HeldOutLast) and held_out.last == 1 and held_out.validation <= 1
+        ):
+            found.append((("held_out",), "histories hold out the last film, and the one before for validation"))
+        if self.test:
+            found.append((("test",), "histories are not cut across: leave it out, and use `held_out`"))
+        if not isinstance(self.partition, NaturalPartition):
+            found.append((("partition", "by"), "a history is one person's: only `natural` makes sense"))
+        contradict(found)
+        return self
 
 
 class ColumnTensor(Settings):

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -19,13 +19,10 @@ from devicelab.config.data import (
     Source,
 )
 from devicelab.data import partition
-from devicelab.data.examples import Array, Dataset, Tensors, generator, take
+from devicelab.data.examples import Array, Dataset, Part, Tensors, View, generator, take
 from devicelab.errors import DataError
 
-__all__ = ["Division", "Part", "client_id", "divide"]
-
-Part = Literal["train", "validation", "held_out"]
-PARTS: Final[tuple[Part, ...]] = ("train", "validation", "held_out")
+__all__ = ["Division", "client_id", "divide"]
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -38,15 +35,20 @@ class Division:
         tensors: All examples.
         clients: For each client, in order, the rows of its parts; a part without rows is not there.
         test: Examples for evaluation on the host, if there are any.
+        view: How rows become what shards hold; None: they hold the rows.
     """
 
     tensors: Tensors
     clients: Mapping[str, Mapping[Part, Array]]
     test: Tensors | None
+    view: View | None = None
 
-    def shards(self) -> Iterator[tuple[str, Part, dict[str, Array]]]:
+    def shards(self) -> Iterator[tuple[str, Part, Tensors]]:
         """Every client's parts, one after the other, so that they need not all be in memory at once."""
         for client, parts in self.clients.items():
+            if self.view is not None:
+                yield from ((client, part, tensors) for part, tensors in self.view(client, parts))
+                continue
             for part, rows in parts.items():
                 yield client, part, take(self.tensors, rows)
 
@@ -73,7 +75,7 @@ def divide(dataset: Dataset, config: Source, *, seed: int) -> Division:
         if dataset.times is not None:
             rows = rows[np.argsort(dataset.times[rows], kind="stable")]
         clients[client] = hold_out(rows, config.held_out, client, seed=seed)
-    return Division(dataset.tensors, clients, test)
+    return Division(dataset.tensors, clients, test, dataset.view)
 
 
 def client_id(owner: int | str) -> str:

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
 from devicelab.errors import DataError
 
-__all__ = ["DTYPES", "Array", "Dataset", "Tensors", "check_alike", "checked", "count", "generator", "take"]
+__all__ = [
+    "DTYPES",
+    "PARTS",
+    "Array",
+    "Dataset",
+    "Part",
+    "Tensors",
+    "View",
+    "check_alike",
+    "checked",
+    "count",
+    "generator",
+    "take",
+]
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
 """Arrays by the name of the plan's data input; the first dimension of each is the examples."""
 
+Part = Literal["train", "validation", "held_out"]
+PARTS: Final[tuple[Part, ...]] = ("train", "validation", "held_out")
+
 DTYPES: Final = ("float32", "float64", "int64", "int32", "bool")
 _MAX_RANK: Final = 8
 _MAX_NAME: Final = 1000
+
+
+class View(Protocol):
+    """How a client's rows become what its shards hold, where that is more than the rows themselves."""
+
+    def __call__(self, client: str, parts: Mapping[Part, Array]) -> Iterable[tuple[Part, Tensors]]:
+        """The tensors of each part, ``train`` first; the other parts hold tensors of their own.
+
+        What ``train`` holds must depend on the client's rows of that part alone.
+
+        Args:
+            client: Its id.
+            parts: The rows of each part, in order of time.
+
+        Raises:
+            DataError: The rows cannot be seen like that.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +63,14 @@ class Dataset:
         owners: Who each example belongs to (numbers or text), shape (examples,); None if nobody.
         times: When each example came about, shape (examples,); None if that is not known.
         test: Further examples, for evaluation on the host.
+        view: How rows become what shards hold; None: they hold the rows.
     """
 
     tensors: Tensors
     owners: Array | None = None
     times: Array | None = None
     test: Tensors | None = None
+    view: View | None = None
 
     @property
     def examples(self) -> int:

@@ -18,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from devicelab.data.division import PARTS, Division, Part
-from devicelab.data.examples import Array, Tensors, count
+from devicelab.data.division import Division
+from devicelab.data.examples import PARTS, Array, Part, Tensors, checked, count
 from devicelab.errors import DataError
 from devicelab.files import replacing, write_atomically
 
 __all__ = ["Shard", "ShardSet", "TensorSpec", "encode", "read_index", "read_shard", "write_shards"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor, as it is in all shards.
+    """One tensor, as it is in all shards of a kind.
 
     Attributes:
         dtype: NumPy's name of the element type.
         shape: Of one example.
-        range: Smallest and largest value of whole numbers (both included), over all shards; None for others.
+        range: Smallest and largest value of whole numbers (both included), over all shards of that kind; None
+            for others.
     """
 
     dtype: str
@@ -66,7 +67,8 @@ class ShardSet:
 
     Attributes:
         fingerprint: What they were made of: the settings, the seed, the files.
-        tensors: What every shard holds, by name.
+        tensors: What every shard to train on holds, by name.
+        evaluation: What the others hold: the same, unless the source gives evaluation tensors of its own.
         clients: Each client's shards, in the clients' order: ``train`` always, the others where the client
             holds something out.
         test: The examples for evaluation on the host, if there are any.
@@ -74,6 +76,7 @@ class ShardSet:
 
     fingerprint: str
     tensors: Mapping[str, TensorSpec]
+    evaluation: Mapping[str, TensorSpec]
     clients: Mapping[str, Mapping[Part, Shard]]
     test: Shard | None
 
@@ -119,10 +122,12 @@ def write_shards(division: Division, directory: Path, fingerprint: str) -> Shard
     try:
         directory.mkdir(parents=True, exist_ok=True)
         clients: dict[str, dict[Part, Shard]] = {client: {} for client in division.clients}
+        seen = _Specs(division)
         for client, part, tensors in division.shards():
+            seen.add(part, tensors)
             clients[client][part] = _write(tensors, directory)
         test = _write(division.test, directory) if division.test is not None else None
-        shards = ShardSet(fingerprint, _specs(division), clients, test)
+        shards = ShardSet(fingerprint, seen.train, seen.evaluation, clients, test)
         index = json.dumps({"version": _VERSION, **_plain(shards)}, separators=(",", ":"))
         write_atomically(_index_path(directory, fingerprint), index.encode())
     except OSError as error:
@@ -172,16 +177,46 @@ def _verified(shard: Shard) -> bytes | None:
     return content if hashlib.sha256(content).hexdigest() == shard.sha256 else None
 
 
-def _specs(division: Division) -> dict[str, TensorSpec]:
-    """What the shards hold. Ranges are those of all examples, clients that are left out included."""
-    sets = [division.tensors] + ([division.test] if division.test is not None else [])
-    specs = {}
-    for name, array in division.tensors.items():
+class _Specs:
+    """What the shards hold.
+
+    Where they hold the division's own rows that is known beforehand: ranges are those of all examples, of
+    clients that are left out as well. What a view makes is looked at as it comes.
+    """
+
+    def __init__(self, division: Division) -> None:
+        self.train: dict[str, TensorSpec] = {}
+        self.evaluation: dict[str, TensorSpec] = {}
+        self._viewed = division.view is not None
+        if not self._viewed:
+            self.train = _widened(self.train, division.tensors)
+            if division.test is not None:
+                self.train = _widened(self.train, division.test)
+            self.evaluation = self.train
+
+    def add(self, part: Part, tensors: Tensors) -> None:
+        if not self._viewed:
+            return
+        checked(tensors, f"a shard to {'train on' if part == 'train' else 'evaluate'}")
+        if part == "train":
+            self.train = _widened(self.train, tensors)
+        else:
+            self.evaluation = _widened(self.evaluation, tensors)
+
+
+def _widened(specs: Mapping[str, TensorSpec], tensors: Tensors) -> dict[str, TensorSpec]:
+    """The specs, their ranges widened to take in some more tensors."""
+    wider = {}
+    for name, array in tensors.items():
         limits = None
         if array.dtype.kind == "i":
-            limits = (min(int(s[name].min()) for s in sets), max(int(s[name].max()) for s in sets))
-        specs[name] = TensorSpec(array.dtype.name, array.shape[1:], limits)
-    return specs
+            known = specs[name].range if name in specs else None
+            values = (int(array.min()), int(array.max()), *(known or ()))
+            limits = (min(values), max(values))
+        wider[name] = TensorSpec(array.dtype.name, array.shape[1:], limits)
+        if name in specs and (specs[name].dtype, specs[name].shape) != (wider[name].dtype, wider[name].shape):
+            raise DataError(f"{name!r} is not of one type and shape in all shards")
+    return wider
 
 
 def _plain(shards: ShardSet) -> dict[str, Any]:
@@ -191,6 +226,7 @@ def _plain(shards: ShardSet) -> dict[str, Any]:
     return {
         "fingerprint": shards.fingerprint,
         "tensors": {name: asdict(spec) for name, spec in shards.tensors.items()},
+        "evaluation": {name: asdict(spec) for name, spec in shards.evaluation.items()},
         "clients": {c: {p: file(s) for p, s in parts.items()} for c, parts in shards.clients.items()},
         "test": file(shards.test) if shards.test is not None else None,
     }
@@ -201,14 +237,18 @@ def _from_plain(document: Mapping[str, Any], directory: Path) -> ShardSet:
         digest, size, examples = entry
         return Shard(directory / f"{digest}.safetensors", digest, size, examples)
 
-    return ShardSet(
-        document["fingerprint"],
-        {
+    def specs(entries: Mapping[str, Any]) -> dict[str, TensorSpec]:
+        return {
             name: TensorSpec(
                 spec["dtype"], tuple(spec["shape"]), None if spec["range"] is None else tuple(spec["range"])
             )
-            for name, spec in document["tensors"].items()
-        },
+            for name, spec in entries.items()
+        }
+
+    return ShardSet(
+        document["fingerprint"],
+        specs(document["tensors"]),
+        specs(document["evaluation"]),
         {c: {p: file(parts[p]) for p in PARTS if p in parts} for c, parts in document["clients"].items()},
         file(document["test"]) if document["test"] is not None else None,
     )

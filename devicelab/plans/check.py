@@ -212,7 +212,7 @@ def check_evaluation(
     carried = step.initial_arrays()
     worst = Difference("", 0.0, 0)
     for examples in _batch_sizes(signature):
-        batch = step.plan.random_batch(examples, generator)
+        batch = step.plan.random_batch(examples, generator, step.kind)
         got = runner(_feeds(step, signature, batch, carried, seed))
         truth = evaluate_eagerly(step, step.model, batch)
         verdict = compare(got, truth, {}, {}, examples=examples, engine=engine, signature=signature)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from devicelab.errors import PlanError
 from devicelab.plans.optimizers import SGD, Optimizer
+from devicelab.plans.signature import Kind
 
 __all__ = ["Batch", "TrainingPlan"]
 
@@ -69,6 +70,13 @@ class TrainingPlan(ABC):
     def example_batch(self) -> Batch:
         """Data as the device will see it, by name; the first dimension of every tensor is the examples."""
 
+    def evaluation_batch(self) -> Batch:
+        """The same for the plan's evaluation, where that takes other data than the training.
+
+        Then ``loss`` and ``metrics`` are given the one or the other, as ``model.training`` says.
+        """
+        return self.example_batch()
+
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Metrics by name as (sum, count), both scalars: ``{"accuracy": (right.sum(), right.numel())}``.
 
@@ -77,9 +85,11 @@ class TrainingPlan(ABC):
         del model, batch
         return {}
 
-    def random_batch(self, examples: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def random_batch(
+        self, examples: int, generator: torch.Generator, kind: Kind = "train"
+    ) -> dict[str, Tensor]:
         """A batch for the check: rows drawn with replacement from the example batch."""
-        example = self.checked_batch()
+        example = self.checked_batch(kind)
         rows = torch.randint(len(next(iter(example.values()))), (examples,), generator=generator)
         return {name: tensor[rows] for name, tensor in example.items()}
 
@@ -87,13 +97,13 @@ class TrainingPlan(ABC):
         """Whether a parameter of that name stays on its device."""
         return any(fnmatchcase(parameter, pattern) for pattern in self.private)
 
-    def checked_batch(self) -> dict[str, Tensor]:
-        """The example batch, once it is known to be well formed.
+    def checked_batch(self, kind: Kind = "train") -> dict[str, Tensor]:
+        """The example batch for training or evaluation, once it is known to be well formed.
 
         Raises:
             PlanError: It is empty, ragged, or holds something other than tensors.
         """
-        batch = dict(self.example_batch())
+        batch = dict(self.example_batch() if kind == "train" else self.evaluation_batch())
         if not batch:
             raise PlanError(f"plan {self.label}: the example batch is empty")
         lengths: set[int] = set()

@@ -49,7 +49,7 @@ class Step(ABC):
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.buffers = {name: b.detach() for name, b in model.named_buffers()}
         self.trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-        self.example = plan.checked_batch()
+        self.example = plan.checked_batch(self.kind)
         self.inputs: list[Input] = []
         self.initial: Tensors = {}
         for name, parameter in self.parameters.items():

@@ -95,7 +95,7 @@ def test_evaluation_agrees(model: str, export: Export) -> None:
     assert evaluation.signature.kind == "evaluate"
     metrics = {o.metric for o in evaluation.signature.outputs}
     assert "loss" in metrics
-    assert len(metrics) == 2
+    assert len(metrics) >= 2
 
 
 @pytest.mark.parametrize("model", ["mf", "neumf"])

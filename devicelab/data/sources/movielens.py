@@ -6,7 +6,8 @@ taken, once, out of the ``recbole`` package of the Python package index, pinned 
 
 Users and items are numbered from 0 in ascending order of the ids in the file. A client's examples are in order
 of time; of equal times, which are many (44 % of users rated their last two films in the same second), the later
-in the file is the newer. That is the tie rule of every split by time.
+in the file is the newer. That is the tie rule of every split by time: the file's order is all that is left to
+go by, and it is read as any log is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 
 from devicelab.config.data import MovieLensData, NaturalPartition
 from devicelab.data.examples import Array, Dataset
+from devicelab.data.histories import HistoryView
 from devicelab.deadline import Deadline
 from devicelab.errors import ConfigError, DataError
 from devicelab.fetching import Progress, run_client
@@ -78,15 +80,25 @@ class MovieLens:
 def load(config: MovieLensData, *, seed: int, directory: Path) -> Dataset:
     """``user`` and ``item`` int64, ``rating`` float32, each (examples,), owned by the users, with times.
 
-    ``user`` is 0 throughout if the settings say ``private``.
+    ``user`` is 0 throughout if the settings say ``private``. For histories it is ``item`` alone, with a view.
     """
-    del seed, directory
+    del directory
     if isinstance(config.partition, NaturalPartition) and config.partition.key not in {None, "user"}:
         raise ConfigError("data.partition.key: MovieLens has no owners but its users; leave it out")
     found = read_movielens(config.path)
+    owners = found.user_ids[found.user]
+    if config.histories is not None:
+        view = HistoryView(
+            found.item,
+            items=len(found.item_ids),
+            length=config.histories.length,
+            negatives=config.histories.negatives,
+            seed=seed,
+        )
+        return Dataset({"item": found.item}, owners, found.time, view=view)
     user = np.zeros_like(found.user) if config.user == "private" else found.user
     tensors = {"user": user, "item": found.item, "rating": found.rating}
-    return Dataset(tensors, found.user_ids[found.user], found.time)
+    return Dataset(tensors, owners, found.time)
 
 
 def read_movielens(path: Path | None = None, *, progress: Progress | None = None) -> MovieLens:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from devicelab.plans.plan import TrainingPlan
+from devicelab.plans.zoo.histories import DecayedHistories
 from devicelab.plans.zoo.recommenders import MatrixFactorization, MultinomialAutoencoder, NeuMF
 from devicelab.plans.zoo.sequences import GRUClassifier, TransformerClassifier
 from devicelab.plans.zoo.vision import MLP, LeNet, MobileNet
@@ -13,6 +14,7 @@ from devicelab.plans.zoo.vision import MLP, LeNet, MobileNet
 __all__ = [
     "MLP",
     "ZOO",
+    "DecayedHistories",
     "GRUClassifier",
     "LeNet",
     "MatrixFactorization",
@@ -28,6 +30,7 @@ ZOO: Final[dict[str, Callable[[], TrainingPlan]]] = {
         MatrixFactorization,
         NeuMF,
         MultinomialAutoencoder,
+        DecayedHistories,
         MLP,
         LeNet,
         MobileNet,
