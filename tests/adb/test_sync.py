@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -169,9 +168,9 @@ def test_a_source_that_cannot_be_read_is_the_hosts_error(session: SyncSession) -
 
 
 def test_unplugged_in_the_middle_of_a_push(session: SyncSession, phone: FakePhone) -> None:
-    threading.Timer(0.1, phone.unplug).start()
+    content = BytesContent(bytes(50 * MB))
     with pytest.raises(DeviceLostError, match="unplugged"):
-        push(session, bytes(500 * MB), "/f")
+        session.push(content, "/f", mode=0o600, mtime=0, deadline=soon(), progress=lambda _sent: phone.unplug())
 
 
 def test_frozen_in_the_middle_of_a_push_and_of_a_pull(connection: FakeConnection, phone: FakePhone) -> None:
