@@ -51,6 +51,9 @@ _REACH: Final = 10.0  # for one attempt
 _GOODBYE: Final = 10.0  # for tidying up on a phone that is given up
 _SETTLE: Final = 20.0  # for what comes after an update is stored; the rest is done when the phone is met again
 
+_TELL: Final = 0.1  # seconds between two events about a device's progress
+_LINES: Final = 10_000, 20.0  # that a job may print: at least, and for each second that it may take
+
 _REJECTED: Final = frozenset({"damaged", "protocol"})
 _RESTARTED: Final = frozenset({"killed", "stopped", "crashed"})
 _FINAL: Final = frozenset({"usage", "job", "engine", "memory", "output", "not-finite"})
@@ -205,6 +208,8 @@ class Worker:
     _failures: Counter[Step] = field(default_factory=Counter)
     _result: Result | None = None
     _phase: Phase | None = None
+    _lines: int = 0
+    _tell_next: float = 0.0
 
     def run(self, first: Step = Step.PREPARE) -> Outcome:
         """Do it.
@@ -285,8 +290,7 @@ class Worker:
         if not isinstance(error, _AWAY) or self._answers():
             self._failures[step] += 1
             if self._failures[step] > self.retries:
-                hostile = isinstance(error, RunnerError) and error.code in _REJECTED
-                raise Ended(Phase.REJECTED if hostile else Phase.FAILED, _words(error)) from error
+                raise Ended(Phase.REJECTED if _lies(error, step) else Phase.FAILED, _words(error)) from error
         self.tell(DeviceTrouble(self.round_number, self.phone.serial, _words(error)))
         self._await_phone()
         with contextlib.suppress(DevicelabError):  # where it fails, the next step will fail, too
@@ -339,8 +343,15 @@ class Worker:
             self.tell(DevicePhase(self.round_number, self.phone.serial, phase, reason))
 
     def _heard(self, message: Hello | Progress) -> None:
-        if isinstance(message, Hello) or message.client is None:
+        """Pass progress on, but no flood of it."""
+        least, each_second = _LINES
+        self._lines += 1
+        if self._lines > max(least, each_second * self.deadline.seconds):
+            raise Ended(Phase.REJECTED, f"it prints without end: {self._lines} lines and no result")
+        now = time.monotonic()
+        if isinstance(message, Hello) or message.client is None or now < self._tell_next:
             return
+        self._tell_next = now + _TELL
         self.tell(
             DeviceProgress(
                 round=self.round_number,
@@ -380,6 +391,13 @@ def step_after(error: DevicelabError, step: Step) -> Step:
             return Step.START  # the phone may have restarted; who runs goes on running
         case _:
             return step
+
+
+def _lies(error: DevicelabError, step: Step) -> bool:
+    """Whether a failure that comes again and again is the phone's way to say what is not so."""
+    if isinstance(error, RunnerError):
+        return error.code in _REJECTED
+    return step is Step.COLLECT and isinstance(error, RemoteFileError)  # no such file, or a larger one
 
 
 def _words(error: DevicelabError) -> str:
