@@ -235,7 +235,8 @@ class TestWithPhones:
     @pytest.mark.parametrize("transport", ["direct", "server"])
     def test_watch_follows_phones_that_go_and_come(self, transport: str, adb_server: AdbServer) -> None:
         [phone] = document("virtual", "up")["phones"]
-        words = ("discover", "--watch", "--json", "--transport", transport, "--device", phone["serial"])
+        words = ["discover", "--watch", "--json", "--transport", transport, "--device", phone["serial"]]
+        words += ["--timeout", "60"]  # on a busy machine
         environment = {**os.environ, "ANDROID_ADB_SERVER_PORT": str(adb_server.port)}
         with subprocess.Popen(
             [sys.executable, "-m", "devicelab", *words], stdout=subprocess.PIPE, text=True, env=environment
@@ -251,9 +252,10 @@ class TestWithPhones:
                     assert event["event"] == "added"
                     while not event["device"]["ready"]:
                         event = events.next(30)
-            finally:
                 watch.send_signal(signal.SIGINT)
                 assert watch.wait(30) == 130
+            finally:
+                watch.kill()
 
 
 class Events:
