@@ -1,0 +1,88 @@
+"""Plans on the oldest ONNX Runtime that the runner takes: the numbers are the same as on the newest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from devicelab.files import cache_dir
+from devicelab.plans.check import VALUE_TOLERANCE
+from devicelab.plans.eager import EagerTrainer
+from devicelab.plans.export import ExportedPlan
+from devicelab.plans.signature import Role
+from devicelab.plans.zoo import ZOO
+
+# 1.18 is not made for Python 3.13; there, the oldest is the next best.
+_OLDEST = ("onnxruntime==1.18.1", "numpy<2") if sys.version_info < (3, 13) else ("onnxruntime==1.20.1", "numpy")
+_RUN = """
+import json, pathlib, sys
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.log_severity_level = 3
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.onnx")):
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feeds = dict(numpy.load(path.with_suffix(".npz")))
+    results = session.run(None, feeds)
+    numpy.savez(path.with_suffix(".out.npz"), *results)
+    path.with_suffix(".json").write_text(json.dumps([o.name for o in session.get_outputs()]))
+print(onnxruntime.__version__)
+"""
+
+
+def _old_engine() -> Path:
+    """A directory with that engine in it: fetched once, kept in the cache."""
+    home = cache_dir() / "test-engines" / "-".join(_OLDEST).replace("=", "").replace("<", "below")
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=home.parent) as place:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+            subprocess.run([*pip, "--target", f"{place}/new", *_OLDEST], check=True, timeout=900)
+            Path(place, "new").rename(home)
+    return home
+
+
+def _feeds(plan: ExportedPlan, examples: int) -> dict[str, np.ndarray[Any, Any]]:
+    batch = plan.traced.step.plan.random_batch(examples, torch.Generator().manual_seed(1))
+    feeds = dict(plan.initial)
+    for i in plan.signature.inputs:
+        if i.role is Role.DATA:
+            feeds[i.name] = batch[i.label].numpy()
+        elif i.role is Role.HYPER:
+            feeds[i.name] = np.asarray(i.default, dtype=i.dtype)
+    return feeds
+
+
+@pytest.mark.timeout(1000)  # a slow network is no failure
+def test_every_zoo_plan_runs_on_the_oldest_engine(export: Callable[..., ExportedPlan], tmp_path: Path) -> None:
+    plans = {f"{model}-sgd": export(model) for model in ZOO} | {"mlp-adam": export("mlp", "adam")}
+    for name, plan in plans.items():
+        (tmp_path / f"{name}.onnx").write_bytes(plan.onnx)
+        np.savez(tmp_path / f"{name}.npz", **_feeds(plan, 7))  # type: ignore[arg-type] # names are no options
+    environment = os.environ | {"PYTHONPATH": str(_old_engine())}
+    command = [sys.executable, "-W", "ignore", "-c", _RUN, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == _OLDEST[0].partition("==")[2]
+    for name, plan in plans.items():
+        step = plan.traced.step
+        truth = EagerTrainer(step).step(step.plan.random_batch(7, torch.Generator().manual_seed(1)))
+        names = json.loads((tmp_path / f"{name}.json").read_text())
+        assert names == [o.name for o in plan.signature.outputs]
+        with np.load(tmp_path / f"{name}.out.npz") as results:
+            for output, key in zip(names, results.files, strict=True):
+                if step.plan.optimizer.normalizes and output.startswith("new/param/"):
+                    continue  # see test_zoo
+                difference = np.max(np.abs(results[key].astype(np.float64) - truth[output]))
+                most = VALUE_TOLERANCE * max(1.0, float(np.max(np.abs(truth[output]))))
+                assert difference <= most, f"{name}: {output}"
