@@ -188,22 +188,31 @@ def _depthwise(grad: Tensor, x: Tensor, window: _Windows) -> Tensor:
 
 def _by_planes(grad: Tensor, x: Tensor, window: _Windows) -> Tensor:
     """[C, taps] from the products of all places of grad with all places of x, over the examples."""
-    places, sizes = math.prod(x.shape[2:]), list(x.shape[2:])
     right, left = (t.transpose(0, 1).flatten(2) for t in (x, grad))
     products = torch.bmm(left.transpose(1, 2), right).flatten(1)
-    outside = math.prod(grad.shape[2:]) * places  # the rim: one zero behind all products
-    picked = []
+    met = _meetings(window, grad.shape[2:], x.shape[2:])
+    chosen = products.index_select(1, _index([0 if flat is None else flat for flat in met]))
+    inside = torch.tensor([float(flat is not None) for flat in met])
+    shape = (math.prod(window.kernel), -1)
+    return (chosen.reshape(x.shape[1], *shape) * inside.reshape(shape)).sum(2)
+
+
+def _meetings(window: _Windows, steps: Sequence[int], sizes: Sequence[int]) -> list[int | None]:
+    """For each tap and step, tap by tap: the step's number times all places, plus the place of x that is met.
+
+    None where that is in the rim of zeros.
+    """
+    found: list[int | None] = []
     for tap in window.taps:
-        for n, place in enumerate(itertools.product(*(range(size) for size in grad.shape[2:]))):
-            met = [
-                place[i] * window.stride[i] + tap[i] * window.dilation[i] - window.padding[i]
-                for i in range(len(tap))
+        for number, step in enumerate(itertools.product(*(range(count) for count in steps))):
+            place = [
+                step[n] * window.stride[n] + tap[n] * window.dilation[n] - window.padding[n]
+                for n in range(len(tap))
             ]
-            inside = all(0 <= m < size for m, size in zip(met, sizes, strict=True))
-            flat = sum(m * math.prod(sizes[i + 1 :]) for i, m in enumerate(met))
-            picked.append(n * places + flat if inside else outside)
-    chosen = torch.nn.functional.pad(products, [0, 1]).index_select(1, _index(picked))
-    return chosen.reshape(x.shape[1], math.prod(window.kernel), -1).sum(2)
+            flat = number * math.prod(sizes) + sum(p * math.prod(sizes[n + 1 :]) for n, p in enumerate(place))
+            inside = all(0 <= p < size for p, size in zip(place, sizes, strict=True))
+            found.append(flat if inside else None)
+    return found
 
 
 def _by_rows(grad: Tensor, x: Tensor, window: _Windows) -> Tensor:

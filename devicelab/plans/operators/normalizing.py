@@ -5,31 +5,24 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from devicelab.plans.graph import Value
 from devicelab.plans.writer import Call, Translator, Writer
 
 __all__ = ["TRANSLATORS"]
 
 
-def _scale_and_bias(w: Writer, c: Call, channels: int) -> list[str]:
-    dtype = c.output.dtype
+def _scale_and_bias(w: Writer, c: Call) -> list[str]:
+    dtype, channels = c.output.dtype, c.value("input").shape[1:2]
     return [
-        w.name(c[name]) if c[name] is not None else w.filled((channels,), number, dtype)
+        w.name(c[name]) if c[name] is not None else w.filled(channels, number, dtype)
         for name, number in (("weight", 1), ("bias", 0))
     ]
-
-
-def _channels(source: Value) -> int:
-    channels = source.shape[1]
-    assert isinstance(channels, int)
-    return channels
 
 
 def _batch_norm(w: Writer, c: Call) -> list[str]:
     """Normalized tensor, mean and 1/std of the batch: at momentum 0, ONNX's running statistics are its own."""
     source = c.value("input")
-    dtype, channels = source.dtype, _channels(source)
-    inputs = [w.name(source), *_scale_and_bias(w, c, channels), *_scratch(w, c)]
+    dtype = source.dtype
+    inputs = [w.name(source), *_scale_and_bias(w, c), *_scratch(w, c)]
     y, mean, var = w.emit(
         "BatchNormalization", inputs, outputs=3, epsilon=float(c.number("eps")), momentum=0.0, training_mode=1
     )
@@ -72,7 +65,7 @@ def _fixed_batch_norm(w: Writer, c: Call) -> list[str]:
     """With statistics that are given; PyTorch's second and third result are empty."""
     source = c.value("input")
     statistics = [w.name(c.value(name)) for name in ("running_mean", "running_var")]
-    inputs = [w.name(source), *_scale_and_bias(w, c, _channels(source)), *statistics]
+    inputs = [w.name(source), *_scale_and_bias(w, c), *statistics]
     y = w.one("BatchNormalization", *inputs, epsilon=float(c.number("eps")))
     return [y, *[w.constant(np.zeros(0, dtype=np.float32))] * 2]
 
