@@ -8,6 +8,7 @@ among what the others sent.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -43,13 +44,13 @@ class _CoordinateRule(KeepingRule):
                     numbers[span] = self.of_sorted(values)
         return mean
 
+    @abstractmethod
     def of_sorted(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """One number for each coordinate.
 
         Args:
             values: (coordinates, clients), each row in rising order.
         """
-        raise NotImplementedError
 
 
 class Median(_CoordinateRule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class Admission:
         self._clients.update(clients)
 
 
-class KeepingRule:
+class KeepingRule(ABC):
     """Base of the rules that compare the updates with each other: it keeps them until the result is asked for.
 
     Deltas are looked at in pieces, so they may be memory-mapped files: the memory needed is then that of a
@@ -133,13 +134,13 @@ class KeepingRule:
         deltas = [update.delta for update in sorted(self._updates, key=lambda update: update.client)]
         return finite_result(self.combine(deltas))
 
+    @abstractmethod
     def combine(self, deltas: list[Tensors]) -> dict[str, NDArray[Any]]:
         """The rule itself.
 
         Args:
             deltas: At least :attr:`minimum`, all of one layout.
         """
-        raise NotImplementedError
 
 
 def finite_result(mean: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
