@@ -240,5 +240,5 @@ def _cache(scratch: Path) -> Path:
 if __name__ == "__main__":
     try:
         refresh(_HERE.parent / "bin", sys.argv[1:] or TARGETS)
-    except (BuildError, KeyError, metadata.PackageNotFoundError) as error:
+    except (BuildError, KeyError, OSError, metadata.PackageNotFoundError) as error:
         sys.exit(f"build: {error}")

@@ -8,6 +8,7 @@ const failures = @import("failure.zig");
 const files = @import("files.zig");
 const messages = @import("messages.zig");
 const signals = @import("signals.zig");
+const sys = @import("sys.zig");
 const Dtype = @import("dtype.zig").Dtype;
 const Shape = @import("dtype.zig").Shape;
 const rank_max = @import("dtype.zig").rank_max;
@@ -317,11 +318,11 @@ fn check(status: ?*Status) Failure!void {
     return fail(failure, "ONNX Runtime {}: {} (code {})", .{ version(), text, get_error_code()(reason) });
 }
 
-/// The C API has no code for it.
+/// The C API has no code for it, and sometimes there is not even memory for the text.
 fn isMemory(text: []const u8) bool {
     const signs = [_][]const u8{ "bad_alloc", "Failed to allocate memory", "bad alloc", "length_error" };
     for (signs) |sign| {
         if (std.mem.indexOf(u8, text, sign) != null) return true;
     }
-    return false;
+    return sys.memoryIsShort();
 }

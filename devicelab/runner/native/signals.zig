@@ -92,7 +92,11 @@ fn crash(signal: SIG, info: *const linux.siginfo_t, _: ?*anyopaque) callconv(.c)
     const failure = if (signal == .BUS and files.isMapped(address))
         failures.fail(error.Input, "a file was cut short while it was read", .{})
     else
-        failures.fail(error.Engine, "crashed with signal {}", .{@backingInt(signal)});
+        failures.fail(
+            if (sys.memoryIsShort()) error.OutOfMemory else error.Engine,
+            "crashed with signal {}",
+            .{@backingInt(signal)},
+        );
     messages.failed(failure);
     sys.exit(failures.exitCode(failure));
 }

@@ -145,6 +145,13 @@ pub fn map(bytes: usize) ?[]align(4096) u8 {
     return mapping(bytes, .write, -1) catch null;
 }
 
+/// Whether memory is so short that this is the likely reason of whatever has just failed.
+pub fn memoryIsShort() bool {
+    const memory = map(8 << 20) orelse return true;
+    unmap(memory);
+    return false;
+}
+
 /// A whole file as memory.
 pub fn mapFile(fd: Fd, bytes: usize) Error![]align(4096) const u8 {
     std.debug.assert(bytes > 0);

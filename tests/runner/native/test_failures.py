@@ -285,6 +285,15 @@ def test_too_little_memory_for_the_values(bench: Bench) -> None:
     refused(bench, job, 71, "memory", verb="run", prefix=limited("-v", 2 << 20))
 
 
+@pytest.mark.parametrize("megabytes", [46, 50, 54, 58, 62, 66, 70])
+def test_whatever_runs_out_of_memory_says_so(megabytes: int, exported: Export, bench: Bench) -> None:
+    job = bench.plan(exported("mlp"), shard(exported("mlp").traced.step.plan, 40))
+    outcome = bench.run("train", job, prefix=limited("-v", megabytes << 10))
+    assert outcome.code in (0, 71, 127)  # enough, too little, or too little to load the engine at all
+    if outcome.code == 71:
+        assert outcome.failure.code == "memory"
+
+
 def test_too_little_memory_for_a_batch(exported: Export, bench: Bench) -> None:
     examples = 4_000_000  # 112 MB, which are mapped and then gathered
     job = bench.plan(exported("line"), shard(Line(), examples), batch_size=examples)
