@@ -41,7 +41,7 @@ from devicelab.rounds.events import (
 )
 from devicelab.rounds.jobs import Asking, Task, job_id, parameters_blob
 from devicelab.rounds.lanes import Lanes
-from devicelab.rounds.part import Context, Part
+from devicelab.rounds.part import Context, Part, settle
 from devicelab.rounds.placing import Placing, place_clients
 from devicelab.rounds.setup import Setup
 from devicelab.rounds.station import Station
@@ -116,6 +116,8 @@ class Coordinator:
         )
         try:
             results = [self._round(number) for number in range(point.next_round, last + 1)]
+            self._join()
+            self._settle()
         except BaseException:
             self._stop.set()
             raise
@@ -124,6 +126,14 @@ class Coordinator:
         checkpoint = self._checkpoint()
         self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
         return results
+
+    def _settle(self) -> None:
+        """Have nothing left on the devices that are here: the last commits may have been interrupted."""
+        if self._ledger.leftovers():
+            stations, _ = self._crew.muster()
+            for station in stations:
+                self._work.append(station.submit(partial(_settled, self._context, station)))
+            self._join()
 
     def _round(self, number: int) -> RoundResult:
         record = self._ledger.begin_round(number)
@@ -388,6 +398,10 @@ def no_device(excluded: Sequence[Exclusion]) -> NoDeviceError:
     reasons = "; ".join(f"{each.device} {each.reason}" for each in excluded)
     hint = reasons or "plug a phone in, or try virtual ones: devicelab virtual up --phones 4"
     return NoDeviceError("there is no device to work with", hint=hint)
+
+
+def _settled(context: Context, station: Station) -> None:
+    settle(context, station)
 
 
 class _Countdown:

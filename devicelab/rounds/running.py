@@ -18,6 +18,7 @@ from devicelab.rounds.lanes import Lanes, usb_hubs
 from devicelab.rounds.placing import place_clients
 from devicelab.rounds.runs import begin_run, find_resumable, resume_run
 from devicelab.rounds.setup import set_up
+from devicelab.store.runs import sweep_runs
 
 __all__ = ["Considered", "Deployment", "Options", "RunReport", "consider", "push_plan", "run_rounds"]
 
@@ -155,6 +156,7 @@ def run_rounds(
     """
     if rounds is not None and rounds < 1:
         raise ConfigError(f"{rounds} rounds make no run")
+    sweep_runs(state)
     if resume:
         opened, setup = resume_run(find_resumable(state, experiment, run), experiment)
     else:

@@ -96,11 +96,6 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
     """
     run = Run(path)
     try:
-        if run.ledger.checkpoint() is None:
-            raise ConfigError(
-                f"the run {path.name} has no model yet: it was interrupted while it was being made",
-                hint="begin a new one",
-            )
         before = load_experiment(path / "experiment.yaml", directory=experiment.directory)
         _check_unchanged(path.name, before, experiment)
         shards = prepare(experiment)
@@ -109,7 +104,10 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
             raise ConfigError(
                 f"the data are not those that the run {path.name} began with", hint="begin a new run"
             )
-        return run, Setup(experiment, _plans(path / "plan"), shards)
+        setup = Setup(experiment, _plans(path / "plan"), shards)
+        if run.ledger.checkpoint() is None:  # it was interrupted while it was being made
+            run.save_checkpoint(0, setup.model)
+        return run, setup
     except BaseException:
         run.close()
         raise

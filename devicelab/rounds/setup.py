@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,9 @@ def plans_of(experiment: Experiment, tell: Tell = lambda _: None) -> PlanFiles:
     """
     plan = experiment.plan
     if isinstance(plan, ClassPlan):
-        identity = {
-            "class": plan.class_path,
-            "args": dict(plan.args),
-            "directory": str(experiment.directory.resolve()),
-        }
+        identity = {"class": plan.class_path, "args": dict(plan.args)}
+        if _beside(experiment.directory, {plan.class_path, *_classes(plan.args)}):
+            identity["directory"] = str(experiment.directory.resolve())
         return plan_files(identity, lambda: _class_plan(experiment), progress=tell)
     initial = _tensors(plan.parameters)
     train = _content(plan.file, "plan.file")
@@ -120,6 +118,24 @@ def plans_of(experiment: Experiment, tell: Tell = lambda _: None) -> PlanFiles:
     )
     _check_initial(files, plan.parameters)
     return files
+
+
+def _classes(value: object) -> Iterator[str]:
+    """The dotted paths in a class's arguments."""
+    if isinstance(value, Mapping):
+        if isinstance(path := value.get("class"), str):
+            yield path
+        for part in value.values():
+            yield from _classes(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _classes(part)
+
+
+def _beside(directory: Path, paths: Iterable[str]) -> bool:
+    """Whether one of the modules may be the one beside the experiment, and another elsewhere."""
+    tops = {path.partition(":")[0].partition(".")[0] for path in paths}
+    return any((directory / top).is_dir() or (directory / f"{top}.py").exists() for top in tops)
 
 
 def _class_plan(experiment: Experiment) -> Any:  # noqa: ANN401 - a TrainingPlan, whose module loads PyTorch

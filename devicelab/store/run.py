@@ -178,27 +178,28 @@ class Run(RunReader):
             building = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
             try:
                 building.chmod(0o755)
-                for directory in ("plan", "blobs", "checkpoints", "incoming"):
-                    (building / directory).mkdir()
-                write_atomically(building / "experiment.yaml", experiment.encode())
-                for file, content in plan_files.items():
-                    data = content if isinstance(content, bytes) else content.read_bytes()
-                    write_atomically(building / "plan" / file, data)
-                record = RunRecord(
-                    id=path.name,
-                    name=name,
-                    seed=seed,
-                    experiment=experiment,
-                    plan_sha256=plan_sha256,
-                    files={file: sha256_of(building / "plan" / file) for file in plan_files},
-                    versions=versions,
-                    created=time.time() if created is None else created,
-                )
-                with Ledger(building / LEDGER) as ledger:
-                    ledger.create_run(record)
-                flush_directory(building)
-                building.rename(path)
-                flush_directory(path.parent)
+                with WriterLock(building / "lock"):  # whoever finds it unlocked may sweep it away
+                    for directory in ("plan", "blobs", "checkpoints", "incoming"):
+                        (building / directory).mkdir()
+                    write_atomically(building / "experiment.yaml", experiment.encode())
+                    for file, content in plan_files.items():
+                        data = content if isinstance(content, bytes) else content.read_bytes()
+                        write_atomically(building / "plan" / file, data)
+                    record = RunRecord(
+                        id=path.name,
+                        name=name,
+                        seed=seed,
+                        experiment=experiment,
+                        plan_sha256=plan_sha256,
+                        files={file: sha256_of(building / "plan" / file) for file in plan_files},
+                        versions=versions,
+                        created=time.time() if created is None else created,
+                    )
+                    with Ledger(building / LEDGER) as ledger:
+                        ledger.create_run(record)
+                    flush_directory(building)
+                    building.rename(path)
+                    flush_directory(path.parent)
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from devicelab.errors import ConfigError, StoreError
+from devicelab.store.lock import is_locked
 from devicelab.store.records import RoundRecord, RunRecord
 from devicelab.store.run import LEDGER, RunReader
 
@@ -113,11 +114,15 @@ def newest_run(state: Path, name: str | None = None) -> Path | None:
 
 
 def sweep_runs(state: Path) -> list[Path]:
-    """Remove what a crash left of runs that were being made or removed; what was removed."""
+    """Remove what a crash left of runs that were being made or removed; what was removed.
+
+    A directory that nobody has locked goes at once; one without a lock may be younger than its lock.
+    """
     directory, removed = runs_directory(state), []
     left = [*directory.glob(".new-*"), *directory.glob(f"{GOING}*")] if directory.is_dir() else []
     for path in left:
-        if time.time() - path.lstat().st_mtime > _OLD_SECONDS:
+        lock = path / "lock"
+        if (lock.exists() and not is_locked(lock)) or time.time() - path.lstat().st_mtime > _OLD_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from devicelab.adb.sync_protocol import FileEntry
@@ -17,7 +18,7 @@ from devicelab.runner.layout import CACHE, JOBS
 from devicelab.store.run import RunReader
 from devicelab.virtual.client import VirtualPhone
 
-__all__ = ["Arrays", "experiment_file", "lab_of", "left_on", "models"]
+__all__ = ["Arrays", "experiment_file", "lab_of", "left_on", "models", "private_experiment_file"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -42,6 +43,33 @@ evaluation:
 """
 
 
+_PRIVATE = """\
+name: private
+seed: 5
+plan:
+  class: devicelab.plans.zoo:MatrixFactorization
+  args: {users: 1, items: 30, width: 4}
+data:
+  source: csv
+  path: ratings.csv
+  partition: {by: natural, key: owner}
+  tensors:
+    user: {columns: nobody, dtype: int64}
+    item: {columns: item, dtype: int64}
+    rating: {columns: rating}
+round:
+  rounds: 2
+  clients: {fraction: 1.0}
+  epochs: 2
+  batch_size: 4
+  hyper: {lr: 0.1}
+  deadline: 120s
+  quorum: 1.0
+evaluation:
+  every: 0
+"""
+
+
 def experiment_file(directory: Path, **changes: str) -> Path:
     """An experiment of six clients with some of the digits each.
 
@@ -49,10 +77,27 @@ def experiment_file(directory: Path, **changes: str) -> Path:
         directory: Where to write it.
         changes: YAML that replaces a whole section, by the section's name.
     """
-    sections = dict(_sections(_TEXT))
+    return _written(directory / "small.yaml", _TEXT, changes)
+
+
+def private_experiment_file(directory: Path, **changes: str) -> Path:
+    """An experiment of six people who rate things and keep their own factors on their phones.
+
+    Every number of the model depends on what they kept in the rounds before. All six must be there.
+    """
+    rng = np.random.default_rng(3)
+    lines = ["owner,nobody,item,rating"]
+    for owner in range(6):
+        items = rng.choice(30, size=9 + owner, replace=False)
+        lines += [f"p{owner},0,{item},{rng.integers(1, 6)}" for item in items]
+    (directory / "ratings.csv").write_text("\n".join(lines) + "\n")
+    return _written(directory / "private.yaml", _PRIVATE, changes)
+
+
+def _written(path: Path, text: str, changes: Mapping[str, str]) -> Path:
+    sections = dict(_sections(text))
     for name, yaml in changes.items():
         sections[name] = f"{name}:\n{textwrap.indent(textwrap.dedent(yaml).strip(), '  ')}\n"
-    path = directory / "small.yaml"
     path.write_text("".join(sections.values()))
     return path
 
