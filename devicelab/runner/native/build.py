@@ -212,6 +212,7 @@ def _zig(*arguments: str, scratch: Path) -> None:
             [sys.executable, "-m", "ziglang", *arguments],
             cwd=scratch,
             env=os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=_COMPILER_TIMEOUT,

@@ -90,7 +90,7 @@ pub const Evaluation = struct {
     }
 
     /// Runs over the whole shard with the present values. Returns the number of steps.
-    pub noinline fn measure(
+    pub fn measure(
         evaluation: *Evaluation,
         arena: *Arena,
         shard: *const Shard,

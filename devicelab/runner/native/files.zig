@@ -98,7 +98,7 @@ pub const Writer = struct {
         writer.fd = sys.create(part) catch return fail(error.Output, "{}: {}", .{ part, sys.reason() });
     }
 
-    pub noinline fn write(writer: *Writer, bytes: []const u8) Failure!void {
+    pub fn write(writer: *Writer, bytes: []const u8) Failure!void {
         writer.hash.update(bytes);
         writer.bytes += bytes.len;
         var rest = bytes;

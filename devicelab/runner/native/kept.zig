@@ -47,12 +47,12 @@ pub fn any(values: *const Values, keep_state: bool) bool {
 pub const Name = [48]u8;
 
 /// Where a client's values wait for the commit.
-pub noinline fn stagedName(buffer: *Name, index: usize) [:0]const u8 {
+pub fn stagedName(buffer: *Name, index: usize) [:0]const u8 {
     return formattedZ(buffer, directory ++ "/{}.safetensors", .{index});
 }
 
 /// Writes a client's values beside the job.
-pub noinline fn stage(arena: *Arena, values: *const Values, keep_state: bool, index: usize) Failure!void {
+pub fn stage(arena: *Arena, values: *const Values, keep_state: bool, index: usize) Failure!void {
     const allocator = arena.allocator();
     var entries: std.ArrayList(safetensors.Entry) = .empty;
     for (values.list) |*value| {

@@ -129,7 +129,7 @@ fn writeClient(text: *Text, client: *const ClientFacts, trained: bool, metrics: 
 }
 
 /// Writes result.json and says that the job is done.
-pub noinline fn publish(arena: *Arena, report: *Report) Failure!void {
+pub fn publish(arena: *Arena, report: *Report) Failure!void {
     report.peak_rss_kb = sys.peakMemory();
     var count: Text = .{};
     report.write(&count);

@@ -170,7 +170,7 @@ fn nameBefore(_: void, a: Tensor, b: Tensor) bool {
 pub const Entry = struct { prefix: ?usize = null, name: []const u8, dtype: Dtype, shape: Shape };
 
 /// Writes the header of a safetensors file. The tensors' bytes must follow, in this order.
-pub noinline fn writeHeader(arena: std.mem.Allocator, writer: *files.Writer, entries: []const Entry) Failure!void {
+pub fn writeHeader(arena: std.mem.Allocator, writer: *files.Writer, entries: []const Entry) Failure!void {
     if (entries.len > tensors_max)
         return fail(error.Job, "{} would hold {} tensors, more than {}", .{ writer.path, entries.len, tensors_max });
     var count: Text = .{};

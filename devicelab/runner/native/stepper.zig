@@ -116,7 +116,7 @@ pub const Stepper = struct {
     data: [sizes][]?*ort.Value,
     rows: [sizes]usize = @splat(0),
 
-    pub noinline fn init(arena: *Arena, plan: *const Plan, values: *Values, job: *const Job) Failure!Stepper {
+    pub fn init(arena: *Arena, plan: *const Plan, values: *Values, job: *const Job) Failure!Stepper {
         const allocator = arena.allocator();
         const signature = &plan.signature;
         var stepper: Stepper = .{

@@ -47,7 +47,7 @@ pub const Text = struct {
     }
 
     /// What does not fit is cut off, but counted.
-    pub noinline fn raw(text: *Text, bytes: []const u8) void {
+    pub fn raw(text: *Text, bytes: []const u8) void {
         if (text.length < text.buffer.len) {
             const count = @min(bytes.len, text.buffer.len - text.length);
             @memcpy(text.buffer[text.length..][0..count], bytes[0..count]);
@@ -105,7 +105,7 @@ pub const Text = struct {
     }
 
     /// A JSON string. What is not UTF-8 becomes question marks.
-    pub noinline fn string(text: *Text, bytes: []const u8) void {
+    pub fn string(text: *Text, bytes: []const u8) void {
         text.raw("\"");
         var i: usize = 0;
         while (i < bytes.len) {
@@ -128,7 +128,7 @@ pub const Text = struct {
     }
 
     /// A JSON number that reads back as the same double, recognizably no integer; null where it is not finite.
-    pub noinline fn number(text: *Text, value: f64) void {
+    pub fn number(text: *Text, value: f64) void {
         if (!std.math.isFinite(value)) return text.raw("null");
         const magnitude = @abs(value);
         const plain = magnitude == 0 or (magnitude >= 1e-5 and magnitude < 1e15);

@@ -137,7 +137,7 @@ const Trainer = struct {
         try results.publish(trainer.arena, &report);
     }
 
-    noinline fn one(trainer: *Trainer, client: *const Client, index: usize) Failure!results.ClientFacts {
+    fn one(trainer: *Trainer, client: *const Client, index: usize) Failure!results.ClientFacts {
         const started = messages.elapsed();
         messages.beginClient(client.id, index, trainer.job.clients.len);
         var scratch: Arena = .{};
@@ -177,7 +177,7 @@ const Trainer = struct {
         return evaluation.loss;
     }
 
-    noinline fn takeSteps(
+    fn takeSteps(
         trainer: *Trainer,
         shard: *const shards.Shard,
         order: []u32,

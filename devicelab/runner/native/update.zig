@@ -57,7 +57,7 @@ pub const Update = struct {
     }
 
     /// Takes the delta of a client whose training has just ended.
-    pub noinline fn add(update: *Update, weight: f64) Failure!Facts {
+    pub fn add(update: *Update, weight: f64) Failure!Facts {
         var squares: f64 = 0;
         for (update.values.list) |*value| {
             if (value.isShared()) squares += switch (value.input.dtype) {
@@ -105,7 +105,7 @@ pub const Update = struct {
     }
 
     /// Writes what is left to write, and gives the file its name.
-    pub noinline fn finish(update: *Update) Failure!files.Written {
+    pub fn finish(update: *Update) Failure!files.Written {
         var index: usize = 0;
         if (update.combine == .sum) for (update.values.list) |*value| {
             if (!value.isShared()) continue;
@@ -174,7 +174,7 @@ fn Deltas(comptime T: type) type {
             };
         }
 
-        noinline fn next(deltas: *Self) ?[]const T {
+        fn next(deltas: *Self) ?[]const T {
             const count = @min(block, deltas.trained.len);
             if (count == 0) return null;
             const numbers = deltas.numbers[0..count];

@@ -41,7 +41,7 @@ pub const Values = struct {
     }
 
     /// Sets every value to what the client starts from: what it kept, else the parameters' file, else zero.
-    pub noinline fn reset(values: *Values, kept: ?*const Tensors, keep_state: bool) Failure!void {
+    pub fn reset(values: *Values, kept: ?*const Tensors, keep_state: bool) Failure!void {
         values.turn = 0;
         for (values.list) |*value| {
             const input = value.input;
@@ -82,7 +82,7 @@ pub const Values = struct {
     }
 };
 
-pub noinline fn allFinite(comptime T: type, numbers: []const T) bool {
+pub fn allFinite(comptime T: type, numbers: []const T) bool {
     for (numbers) |number| {
         if (!std.math.isFinite(number)) return false;
     }
@@ -90,7 +90,7 @@ pub noinline fn allFinite(comptime T: type, numbers: []const T) bool {
 }
 
 /// Makes the values of a plan, and of its evaluation if there is one.
-pub noinline fn create(
+pub fn create(
     arena: *Arena,
     training: ?*const signatures.Signature,
     evaluation: ?*const signatures.Signature,
@@ -131,7 +131,7 @@ fn turns(signature: *const signatures.Signature, index: u32) bool {
     return false;
 }
 
-noinline fn make(
+fn make(
     arena: *Arena,
     input: *const signatures.Input,
     two: bool,
