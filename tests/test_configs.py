@@ -41,7 +41,7 @@ def test_the_data_fit_the_plan(path: Path, tmp_path: Path) -> None:
     assert isinstance(plan, TrainingPlan)
     shards = prepare(experiment, tmp_path)
     check_data(build_plan(plan, "train").signature, shards.tensors)
-    check_data(build_plan(plan, "evaluate").signature, shards.tensors)
+    check_data(build_plan(plan, "evaluate").signature, shards.evaluation)
 
 
 def _read(shard: Shard) -> dict[str, torch.Tensor]:

@@ -25,6 +25,11 @@ class ClassPlan(Settings):
         default={},
         description="keyword arguments of the class; a mapping with `class` (and `args`) is built the same way",
     )
+    counts: Mapping[str, str] = Field(
+        default={},
+        description="parameters that begin as the log of how often each number occurs in a data tensor of all "
+        "clients together (`score.bias: item`): one pass in which their counts are added up",
+    )
 
 
 class FilePlan(Settings):

@@ -302,12 +302,13 @@ class Coordinator:
 
     def _on_devices(self, number: int, model: Model, stations: Sequence[Station], placing: Placing) -> None:
         shards, parameters = self._setup.shards.clients, self._parameters(model)
+        part = self._setup.experiment.evaluation.split
         tally, work = Tally(), []
         for station in stations:
             clients = sorted(
                 client
                 for client, device in placing.device.items()
-                if device == station.identity and "held_out" in shards[client]
+                if device == station.identity and part in shards[client]
             )
             if clients:
                 job = job_id(self._run.path.name, "e", number, station.identity)

@@ -31,7 +31,7 @@ def items_for(setup: Setup, clients: Sequence[str]) -> dict[str, tuple[str, Blob
     items = [(name, Blob.of(file.content)) for name, file in plans if file is not None]
     for client in clients:
         for part, shard in setup.shards.clients[client].items():
-            if part != "validation":  # it is for whoever chooses hyperparameters, and no round reads it
+            if part in ("train", setup.experiment.evaluation.split):  # the other part is read by no round
                 items.append((f"shard {client}", Blob(shard.sha256, shard.size, shard.path)))
     return {blob.sha256: (name, blob) for name, blob in items}
 

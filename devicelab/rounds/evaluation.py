@@ -113,8 +113,8 @@ def check_measured(result: Result, job: Job, context: Context, *, device: str) -
     """
     if not isinstance(result, EvaluateResult) or result.job != job.job:
         raise UpdateError("it answered with something that is no evaluation of this job", device=device)
-    shards = context.setup.shards.clients
-    expected = [(each.client, shards[each.client]["held_out"].examples) for each in job.clients]
+    shards, part = context.setup.shards.clients, context.setup.experiment.evaluation.split
+    expected = [(each.client, shards[each.client][part].examples) for each in job.clients]
     if [(each.client, each.examples) for each in result.clients] != expected:
         raise UpdateError("it evaluated other clients or examples than it was asked to", device=device)
     return result

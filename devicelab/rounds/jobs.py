@@ -134,7 +134,8 @@ class Asking:
         if self._evaluate is None or self._setup.plans.evaluate is None:
             raise ValueError("there is no evaluation plan")
         experiment = self._setup.experiment
-        held = {client: self._setup.shards.clients[client]["held_out"] for client in clients}
+        part = experiment.evaluation.split
+        held = {client: self._setup.shards.clients[client][part] for client in clients}
         labels = {i.label for i in self._setup.plans.evaluate.signature.with_role(Role.HYPER)}
         return Task(
             Job(

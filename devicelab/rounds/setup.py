@@ -18,6 +18,7 @@ from devicelab.data.prepare import prepare
 from devicelab.data.shards import ShardSet
 from devicelab.errors import ConfigError, DataError, PlanError
 from devicelab.plans.build import PlanFile, PlanFiles, plan_files, script_files
+from devicelab.plans.counting import with_counts
 from devicelab.plans.fitting import check_data
 from devicelab.plans.signature import Role, Signature
 
@@ -81,12 +82,30 @@ def set_up(experiment: Experiment, tell: Tell = lambda _: None) -> Setup:
     plans = plans_of(experiment, tell)
     _check_hyper(experiment, plans)
     shards = prepare(experiment)
-    for file in (plans.train, plans.evaluate):
-        if file is not None:
-            check_data(file.signature, shards.tensors)
+    check_data(plans.train.signature, shards.tensors)
+    if plans.evaluate is not None and shards.evaluation:
+        check_data(plans.evaluate.signature, shards.evaluation)
+    _check_training_loss(experiment, plans)
     if not shards.clients:
         raise DataError("the data have no client", hint="look at data.partition, and at its min_examples")
+    if isinstance(experiment.plan, ClassPlan):
+        plans = with_counts(plans, experiment.plan.counts, shards)
     return Setup(experiment, plans, shards)
+
+
+def _check_training_loss(experiment: Experiment, plans: PlanFiles) -> None:
+    if plans.evaluate is None or not experiment.evaluation.training_loss:
+        return
+    trained, evaluated = (
+        {(i.label, i.dtype, i.shape[1:]) for i in file.signature.with_role(Role.DATA)}
+        for file in (plans.train, plans.evaluate)
+    )
+    if trained != evaluated:
+        raise ConfigError(
+            "evaluation.training_loss: the plan evaluates on other data than it trains on, so it cannot "
+            "measure the loss of a shard to train on",
+            hint="set evaluation.training_loss to false",
+        )
 
 
 def plans_of(experiment: Experiment, tell: Tell = lambda _: None) -> PlanFiles:

@@ -10,7 +10,9 @@ from devicelab.data.prepare import prepare
 from devicelab.data.shards import read_shard
 from devicelab.plans.export import build_plan
 from devicelab.plans.plan import TrainingPlan
+from devicelab.rounds.averaging import weight_of
 from devicelab.rounds.cohort import cohort_of
+from devicelab.rounds.setup import set_up
 from devicelab.runner.job import Client, Job
 from devicelab.runner.reference import train_locally
 from devicelab.seeds import client_seed
@@ -27,7 +29,7 @@ def simulate(experiment: Experiment, plan: TrainingPlan, rounds: int) -> list[Ar
     shards = {client: read_shard(parts["train"]) for client, parts in prepare(experiment).clients.items()}
     exported = build_plan(plan, "train")
     names = [i.name for i in exported.signature.inputs if i.role.value in ("parameter", "buffer")]
-    model = {name: np.asarray(exported.initial[name], np.float64) for name in names}
+    model = {name: np.asarray(value, np.float64) for name, value in set_up(experiment).model.items()}
     first = {name: np.zeros_like(value) for name, value in model.items()}
     second: Arrays | None = None
     found = [dict(model)]
@@ -35,7 +37,7 @@ def simulate(experiment: Experiment, plan: TrainingPlan, rounds: int) -> list[Ar
     for number in range(1, rounds + 1):
         cohort = cohort_of(list(shards), list(shards), size, seed=experiment.seed, round_number=number)
         start = {name: value.astype(exported.initial[name].dtype) for name, value in model.items()}
-        total, weight = {name: np.zeros_like(value) for name, value in model.items()}, 0
+        total, weight = {name: np.zeros_like(value) for name, value in model.items()}, 0.0
         for client in cohort:
             job = Job(
                 job="simulated",
@@ -47,13 +49,15 @@ def simulate(experiment: Experiment, plan: TrainingPlan, rounds: int) -> list[Ar
                 epochs=experiment.round.local_epochs,
                 steps=experiment.round.steps,
                 hyper=experiment.round.hyper,
+                shuffle=experiment.round.shuffle,
                 combine="each",
             )
             trained = train_locally(exported.traced.step, exported.signature, job, start, shards)
             (one,) = trained.clients
+            counts = weight_of(experiment.aggregation, one.examples) or one.examples
             for name in names:
-                total[name] += one.examples * one.delta[name].astype(np.float64)
-            weight += one.examples
+                total[name] += counts * one.delta[name].astype(np.float64)
+            weight += counts
         delta = {name: value / weight for name, value in total.items()}
         server = experiment.aggregation.server
         if isinstance(server, FedAdam):
