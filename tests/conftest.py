@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ __all__ = ["adb_server", "desk", "image", "module_desk", "own_home", "phone"]
 # A loaded machine is no reason to fail, nor is a checkout that this user may not write to.
 settings.register_profile("patient", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# nohup, or a shell that runs the tests in its background, ignores these for itself; what the tests start must not.
+for _number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)  # which no program inherits
 
 _CACHE = cache_dir()  # phone images are built once, whatever home a test has
 

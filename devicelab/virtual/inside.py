@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from devicelab.virtual import kernel
 from devicelab.virtual.channel import Channel
+from devicelab.virtual.ownpython import hear_signals
 from devicelab.virtual.spec import BodySpec
 
 __all__ = ["ADBD", "ENVIRONMENT", "SHELL_ID", "Holder", "Hook"]
@@ -173,6 +174,7 @@ class Holder:
             kernel.pivot(self._root)
             self._become_shell()
             kernel.refuse_vsock()
+            hear_signals()
             argv = [*ADBD, f"--device_banner={self._spec.banner}"]
             os.execve(argv[0], argv, dict(ENVIRONMENT))  # noqa: S606 (no shell wanted)
         except OSError as error:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
-__all__ = ["module_command", "module_environment"]
+__all__ = ["hear_signals", "module_command", "module_environment"]
 
 
 def module_command(name: str) -> list[str]:
     """The command line that runs a module of ours; a ``socket.py`` in the current directory is not ours."""
     return [sys.executable, "-P", "-m", name]
+
+
+def hear_signals() -> None:
+    """Ignore no signal any more: a phone's programs would inherit it, and outlive a cable that is pulled.
+
+    Python ignores some, a keeper the end of its terminal, and a shell or nohup may have ignored others before.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def module_environment() -> dict[str, str]:

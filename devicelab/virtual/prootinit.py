@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from devicelab.virtual import family, kernel
-from devicelab.virtual.ownpython import module_command, module_environment
+from devicelab.virtual.ownpython import hear_signals, module_command, module_environment
 from devicelab.virtual.seccomp import Supervisor, install_filter
 from devicelab.virtual.unixsocket import bind_at
 
@@ -64,6 +64,7 @@ def _become(channel: socket.socket, command: Sequence[str], environment: Mapping
         os.close(fd)
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.setsid()
+        hear_signals()
         os.execve(command[0], list(command), dict(environment))  # noqa: S606 (no shell wanted)
     except OSError as error:
         channel.send(f"{error.filename or command[0]}: {error.strerror}".encode())

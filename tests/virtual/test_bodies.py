@@ -36,6 +36,13 @@ def test_it_is_the_profiles_phone(any_phone: VirtualPhone) -> None:
     assert (any_phone.limits == ()) == (any_phone.body == "namespaces")
 
 
+def test_its_programs_ignore_no_signal(any_phone: VirtualPhone) -> None:
+    """Or a command would outlive the cable here, and nowhere else."""
+    hex_digits = shell(any_phone.port, "sed -n 's/SigIgn:[^0-9a-f]*//p' /proc/self/status").strip()
+    ignored = {number for number in signal.Signals if int(hex_digits, 16) >> (number - 1) & 1}
+    assert not ignored & {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE}
+
+
 def test_its_data_outlives_it(any_phone: VirtualPhone) -> None:
     shell(any_phone.port, "echo kept >/data/local/tmp/file")
     before = any_phone.status()["boot_id"]

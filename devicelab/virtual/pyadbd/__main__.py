@@ -11,12 +11,14 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from devicelab.virtual import family, kernel
+from devicelab.virtual.ownpython import hear_signals
 from devicelab.virtual.packets import MAX_PAYLOAD, VERSION_NO_CHECKSUMS
 from devicelab.virtual.pyadbd.server import FEATURES, Server, python_banner
 from devicelab.virtual.pyadbd.tree import Tree
@@ -54,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     child = os.fork()
     if child:
         return family.tend(child)
+    hear_signals()  # and so do the commands
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     with listen_at(options.socket) as listener:
         _serve(options, listener)
