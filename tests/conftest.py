@@ -18,7 +18,7 @@ __all__ = ["adb_server", "desk", "image", "module_desk", "own_home", "phone"]
 settings.register_profile("patient", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-# nohup, or a shell that runs the tests in its background, ignores these for itself; what the tests start must not.
+# nohup, or a shell that runs the tests in its background, ignores these for itself; what they start must not.
 for _number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)  # which no program inherits
