@@ -49,7 +49,7 @@ __all__ = ["Ended", "InterruptedRoundError", "Outcome", "Phone", "Step", "Worker
 _PAUSE: Final = 0.25, 2.0  # seconds between two attempts to reach a phone: at first, and at most
 _REACH: Final = 10.0  # for one attempt
 _GOODBYE: Final = 10.0  # for tidying up on a phone that is given up
-_SETTLE: Final = 20.0  # for what comes after an update is stored; the rest is done when the phone is met again
+_SETTLE: Final = 5.0  # for what comes after an update is stored; the rest is done when the phone is met again
 
 _TELL: Final = 0.1  # seconds between two events about a device's progress
 _LINES: Final = 10_000, 20.0  # that a job may print: at least, and for each second that it may take

@@ -60,7 +60,8 @@ _WRAPPER: Final = (
 _DETACHED: Final = (
     f"trap '' HUP;{_BEGIN}{_RUNNING}&&{{ echo running;exit;}};"
     "claim(){ (set -C;echo $$>claim);};"
-    "claim||{ q=;read q<claim;alive $q&&{ echo busy;exit;};rm -f claim;claim||{ echo busy;exit;};};"
+    "claim||{ q=;read q<claim;alive $q&&{ echo busy;exit;};rm -f claim;"
+    "claim||{ [ -s claim ]&&echo busy||echo unwritable;exit;};};"
     "rm -f pid rc log err;"
     "s=setsid g=;command -v setsid>/dev/null||{ s=;read a b c e g f</proc/$$/stat;};"
     '$s sh -c "$6" job "$d" "$3" "$4" "$5"</dev/null >/dev/null 2>&1 &\n'
@@ -100,7 +101,9 @@ class Look:
 
 
 def detached_command(job: str, engine: str, runner: str, verb: Verb) -> list[str]:
-    """Start a job that outlives its cable; prints ``started``, ``running`` (it was) or ``busy`` (just now).
+    """Start a job that outlives its cable.
+
+    Prints ``started``, ``running`` (it was), ``busy`` (somebody just starts it) or ``unwritable``.
 
     Args:
         job: Its id.

@@ -50,6 +50,7 @@ _SHELL_SECONDS: Final = 30.0
 _PUSH_SECONDS: Final = 600.0
 _STOP_SECONDS: Final = 15.0  # a step in progress may have to end first
 _CLAIM_SECONDS: Final = 10.0
+_UNWRITABLE: Final = 3  # times that a job's directory must seem so
 _POLL: Final = 0.02, 0.5  # seconds between looks: at first, and at most
 _JOB_LIMIT: Final = 16 << 20
 _COMMIT_SECONDS: Final = 60.0
@@ -113,13 +114,20 @@ class JobSession:
         command = detached_command(
             self.job.job, self._installation.library_path, self._installation.runner, self.job.verb
         )
+        unwritable = 0
         while True:
             said = self.device.shell(*command, seconds=_SHELL_SECONDS, check=False)
             if said.text == "started":
                 return "started"
             if said.text == "running":
                 return "running"
-            if said.text != "busy":
+            # Another start that is just being made looks for a moment as if nothing could be written.
+            unwritable += said.text == "unwritable"
+            if unwritable >= _UNWRITABLE:
+                raise self._error(
+                    "output", "it cannot be started: its directory cannot be written to, the disk is full"
+                )
+            if said.text not in ("busy", "unwritable"):
                 reason = said.text or said.stderr.decode("utf-8", "replace")
                 raise self._error(
                     "output", f"it cannot be started: {reason.strip()[-200:] or 'no word of why'}"

@@ -110,6 +110,7 @@ def test_a_running_job_is_found_and_not_started_twice(bench: Bench) -> None:
     again = bench.session(work=f"{FOREVER} & trap 'kill $!; exit 75' TERM; wait")
     again.prepare()
     assert again.start() == "running"
+    until(lambda: bench.lines(session, "starts") > 0)
     assert bench.lines(session, "starts") == 1
     again.stop()
     assert session.look().state == "gone"
