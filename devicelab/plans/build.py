@@ -173,7 +173,7 @@ def _check_initial(signature: Signature, initial: Mapping[str, Array]) -> None:
 def _built(plan: TrainingPlan, progress: Progress) -> PlanFiles:
     from devicelab.plans.export import KINDS, build_plan  # noqa: PLC0415 - loads PyTorch
 
-    model = plan.module()
+    model = plan.new_module()
     initial: dict[str, Array] = {}
     files = {}
     for kind, words in KINDS.items():

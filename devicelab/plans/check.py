@@ -179,7 +179,7 @@ def _exact_trainer(step: Step) -> EagerTrainer | None:
     try:
         batch = {name: tensor.clone() for name, tensor in step.example.items()}
         trainer.step(batch)
-    except RuntimeError:  # the model makes single-precision tensors of its own
+    except (RuntimeError, TypeError, ValueError):  # the model makes single-precision tensors of its own
         return None
     return EagerTrainer(step, dtype=torch.float64)
 

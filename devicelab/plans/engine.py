@@ -11,7 +11,7 @@ import onnxruntime
 from devicelab.errors import PlanError
 from devicelab.plans.signature import Signature
 
-__all__ = ["Engine"]
+__all__ = ["BoundEngine", "Engine"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -19,7 +19,7 @@ from devicelab.errors import ConfigError, PlanError
 from devicelab.files import write_atomically
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, check_evaluation, check_training
-from devicelab.plans.cleanup import alive_nodes, clean, products_into_parameters, sparse_table_updates
+from devicelab.plans.cleanup import alive_nodes, clean
 from devicelab.plans.engine import Engine
 from devicelab.plans.facts import ExportedFile
 from devicelab.plans.graph import Graph
@@ -31,6 +31,7 @@ from devicelab.plans.signature import Kind, Role, Signature
 from devicelab.plans.step import STEP_COUNT, Step, evaluation_step, training_step
 from devicelab.plans.torchscript import save_torchscript, script_runner, torchscript_step
 from devicelab.plans.tracing import trace
+from devicelab.plans.updates import products_into_parameters, sparse_table_updates
 from devicelab.plans.writer import write_onnx
 
 __all__ = [
@@ -111,7 +112,7 @@ def trace_plan(plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | N
     Raises:
         PlanError: The model cannot be traced; names the operator and the line of its code where they are known.
     """
-    model = plan.module() if model is None else copy.deepcopy(model)
+    model = plan.new_module() if model is None else copy.deepcopy(model)
     step = training_step(plan, model) if kind == "train" else evaluation_step(plan, model)
     fixed = len(next(iter(step.example.values()))) if plan.fixed_batch else None
     graph = trace(step, step.arguments, fixed_batch=fixed)
@@ -122,7 +123,7 @@ def trace_plan(plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | N
         clean(graph)
         products_into_parameters(graph)
     used = _drop_idle_inputs(graph, step, outputs)
-    signature = step.signature(outputs, used, set())
+    signature = step.signature(outputs, used)
     return TracedPlan(step, graph, signature)
 
 
@@ -223,7 +224,7 @@ def export_files(
     Raises:
         PlanError: The plan cannot be exported, or its numbers disagree.
     """
-    model = plan.module()
+    model = plan.new_module()
     files: list[ExportedFile] = []
     initial: dict[str, Array] = {}
     for kind, words in KINDS.items():

@@ -23,12 +23,13 @@ from torch import Tensor
 from devicelab.errors import PlanError
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, compare
-from devicelab.plans.cleanup import clean, sparse_table_updates
+from devicelab.plans.cleanup import clean
 from devicelab.plans.engine import Engine
 from devicelab.plans.graph import BatchTerm, Graph, Size
 from devicelab.plans.signature import BATCH, CARRIED, METADATA_KEY, VERSION, Input, Role, Signature
 from devicelab.plans.torchscript import INITIAL_KEY, quiet_about_deprecation
 from devicelab.plans.tracing import trace
+from devicelab.plans.updates import sparse_table_updates
 from devicelab.plans.writer import write_onnx
 
 __all__ = ["ImportedPlan", "import_file", "import_torchscript", "read_roles"]

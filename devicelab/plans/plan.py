@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from devicelab.errors import PlanError
+from devicelab.dotted import describe_failure
+from devicelab.errors import DevicelabError, PlanError
 from devicelab.plans.optimizers import SGD, Optimizer
 from devicelab.plans.signature import Kind
 
@@ -97,13 +98,36 @@ class TrainingPlan(ABC):
         """Whether a parameter of that name stays on its device."""
         return any(fnmatchcase(parameter, pattern) for pattern in self.private)
 
+    def new_module(self) -> nn.Module:
+        """What :meth:`module` makes, once it is known to be one.
+
+        Raises:
+            PlanError: It is no module, or making it failed.
+        """
+        made: object = self._asked(self.module)
+        if not isinstance(made, nn.Module):
+            raise PlanError(f"plan {self.label}: its module() returns {type(made).__name__}, no nn.Module")
+        return made
+
+    def _asked(self, method: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever a user's method returns
+        try:
+            return method()
+        except DevicelabError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            reason = describe_failure(error)
+            raise PlanError(f"plan {self.label}: its {method.__name__}() failed: {reason}") from error
+
     def checked_batch(self, kind: Kind = "train") -> dict[str, Tensor]:
         """The example batch for training or evaluation, once it is known to be well formed.
 
         Raises:
-            PlanError: It is empty, ragged, or holds something other than tensors.
+            PlanError: It is empty, ragged, or holds something other than tensors, or making it failed.
         """
-        batch = dict(self.example_batch() if kind == "train" else self.evaluation_batch())
+        made: object = self._asked(self.example_batch if kind == "train" else self.evaluation_batch)
+        if not isinstance(made, Mapping):
+            raise PlanError(f"plan {self.label}: the example batch is a {type(made).__name__}, no mapping")
+        batch = dict(made)
         if not batch:
             raise PlanError(f"plan {self.label}: the example batch is empty")
         lengths: set[int] = set()
@@ -117,7 +141,7 @@ class TrainingPlan(ABC):
                 f"plan {self.label}: the tensors of the example batch hold {sorted(lengths)} examples; they "
                 "must agree, and be at least one"
             )
-        return {name: tensor.detach() for name, tensor in batch.items()}
+        return {str(name): tensor.detach() for name, tensor in batch.items()}
 
     @property
     def label(self) -> str:

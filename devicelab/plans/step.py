@@ -92,13 +92,12 @@ class Step(ABC):
     def _values(self, named: Tensors, prefix: str) -> Tensors:
         return {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
 
-    def signature(self, outputs: Sequence[str], used: set[str], in_place: set[str]) -> Signature:
+    def signature(self, outputs: Sequence[str], used: set[str]) -> Signature:
         """The signature of the traced step.
 
         Args:
             outputs: Names of the outputs, in graph order.
             used: Names of the inputs that are left in the graph.
-            in_place: Names of outputs that may share memory with the input they replace.
         """
         inputs = tuple(i for i in self.inputs if i.name in used)
         by_name = {i.name: i for i in inputs}
@@ -113,9 +112,7 @@ class Step(ABC):
                 described.append(Output(name, Role.METRIC, dtype, (), metric=metric, part=part))  # type: ignore[arg-type] # asserted above
             else:
                 old = by_name[name.removeprefix("new/")]
-                described.append(
-                    Output(name, old.role, old.dtype, old.shape, replaces=old.name, in_place=name in in_place)
-                )
+                described.append(Output(name, old.role, old.dtype, old.shape, replaces=old.name))
         batch = len(next(iter(self.example.values()))) if self.plan.fixed_batch else None
         return Signature(self.plan.label, self.kind, inputs, tuple(described), batch)
 

@@ -167,7 +167,7 @@ def _trace_once(function: Callable[..., Sequence[Tensor]], arguments: list[Tenso
                 module = _functionalized(module, arguments)
     except PlanError:
         raise
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError) as error:
+    except Exception as error:  # the model's own code may raise anything
         raise _trace_error(error) from error
     return module
 
@@ -181,7 +181,9 @@ def _trace_error(error: Exception) -> PlanError:
             elif text.startswith("devicelab-line ") and not line:
                 line = text.split(" ", 1)[1]
     line = line or _raised_at(error)
-    reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
+    if not isinstance(error, RuntimeError):  # whose texts speak for themselves
+        reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     where = f" at {line}" if line else ""
     what = f"the operator {operator_name}{where} " if operator_name else f"the model{where} "
     return PlanError(f"{what}cannot be traced: {reason}", hint=_hint(error))

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
 
 from devicelab.errors import PlanError
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value
@@ -319,8 +318,3 @@ def write_onnx(graph: Graph, signature: Signature) -> onnx.ModelProto:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise operator_error(node, f"{type(error).__name__}: {error}") from error
     return writer.model(graph, [o.name for o in signature.outputs], signature)
-
-
-def as_array(tensor: Tensor) -> Array:
-    """A tensor as a contiguous numpy array."""
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())

@@ -5,23 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from devicelab.plans.export import ExportedPlan, build_plan
-from devicelab.plans.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer
-from devicelab.plans.signature import Kind
-from devicelab.plans.zoo import ZOO
-
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
-    "sgd": lambda: SGD(lr=0.05),
-    "momentum": lambda: SGD(lr=0.02, momentum=0.9),
-    "nesterov": lambda: SGD(lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4),
-    "adam": lambda: Adam(lr=1e-3),
-    "adamw": lambda: AdamW(lr=1e-3),
-    "adagrad": lambda: Adagrad(lr=1e-2),
-}
+from devicelab.plans.signature import Kind, Role
+from devicelab.plans.step import STEP_COUNT
+from devicelab.plans.zoo import OPTIMIZERS, ZOO
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,8 +28,24 @@ def _one_thread() -> None:
 def exported(model: str, optimizer: str = "sgd", kind: Kind = "train") -> ExportedPlan:
     """A zoo plan, exported and checked once a process."""
     plan = ZOO[model]()
-    plan.optimizer = OPTIMIZERS[optimizer]()
+    plan.optimizer = OPTIMIZERS[optimizer]
     return build_plan(plan, kind)
+
+
+def feeds_of(
+    plan: ExportedPlan, examples: int, *, batch_seed: int = 0, seed: int = 0, step: int = 0
+) -> dict[str, np.ndarray[Any, Any]]:
+    """First values of all inputs, and a batch of so many examples."""
+    batch = plan.traced.step.plan.random_batch(examples, torch.Generator().manual_seed(batch_seed))
+    feeds = dict(plan.initial)
+    for i in plan.signature.inputs:
+        if i.role is Role.DATA:
+            feeds[i.name] = batch[i.label].numpy()
+        elif i.role is Role.HYPER:
+            feeds[i.name] = np.asarray(seed if i.label == "seed" else i.default, dtype=i.dtype)
+    if STEP_COUNT in feeds:
+        feeds[STEP_COUNT] = np.asarray(step, dtype=np.int64)
+    return feeds
 
 
 @pytest.fixture

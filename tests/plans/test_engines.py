@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from devicelab.files import cache_dir
 from devicelab.plans.check import VALUE_TOLERANCE
 from devicelab.plans.eager import EagerTrainer
 from devicelab.plans.export import ExportedPlan
-from devicelab.plans.signature import Role
 from devicelab.plans.zoo import ZOO
+from tests.plans.conftest import feeds_of
 
 # 1.18 is not made for Python 3.13; there, the oldest is the next best.
 _OLDEST = ("onnxruntime==1.18.1", "numpy<2") if sys.version_info < (3, 13) else ("onnxruntime==1.20.1", "numpy")
@@ -52,23 +51,12 @@ def _old_engine() -> Path:
     return home
 
 
-def _feeds(plan: ExportedPlan, examples: int) -> dict[str, np.ndarray[Any, Any]]:
-    batch = plan.traced.step.plan.random_batch(examples, torch.Generator().manual_seed(1))
-    feeds = dict(plan.initial)
-    for i in plan.signature.inputs:
-        if i.role is Role.DATA:
-            feeds[i.name] = batch[i.label].numpy()
-        elif i.role is Role.HYPER:
-            feeds[i.name] = np.asarray(i.default, dtype=i.dtype)
-    return feeds
-
-
 @pytest.mark.timeout(1000)  # a slow network is no failure
 def test_every_zoo_plan_runs_on_the_oldest_engine(export: Callable[..., ExportedPlan], tmp_path: Path) -> None:
     plans = {f"{model}-sgd": export(model) for model in ZOO} | {"mlp-adam": export("mlp", "adam")}
     for name, plan in plans.items():
         (tmp_path / f"{name}.onnx").write_bytes(plan.onnx)
-        np.savez(tmp_path / f"{name}.npz", **_feeds(plan, 7))  # type: ignore[arg-type] # names are no options
+        np.savez(tmp_path / f"{name}.npz", **feeds_of(plan, 7, batch_seed=1))  # type: ignore[arg-type] # names are no options
     environment = os.environ | {"PYTHONPATH": str(_old_engine())}
     command = [sys.executable, "-W", "ignore", "-c", _RUN, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

