@@ -89,6 +89,7 @@ class DecayedHistories(TrainingPlan):
         cuts: At how many points of the history a step predicts.
         dropout: Part of the inputs that a step leaves out.
         scale: Standard deviation of the first factors.
+        initial_seed: What the first factors are drawn from.
         optimizer: How gradients become updates.
     """
 
@@ -105,6 +106,7 @@ class DecayedHistories(TrainingPlan):
         cuts: int = 16,
         dropout: float = 0.5,
         scale: float = 0.1,
+        initial_seed: int = 0,
         optimizer: Optimizer | None = None,
     ) -> None:
         self.items = items
@@ -115,11 +117,12 @@ class DecayedHistories(TrainingPlan):
         self.cuts = cuts
         self.dropout = dropout
         self.scale = scale
+        self.initial_seed = initial_seed
         self.optimizer = optimizer or SGD(lr=1.0, weight_decay=1e-4)
 
     def module(self) -> nn.Module:
         """Two tables of factors, a bias an item, and how the horizons are mixed."""
-        torch.manual_seed(0)
+        torch.manual_seed(self.initial_seed)
         return _Decayed(self.items, self.width, self.horizons, self.scale)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
