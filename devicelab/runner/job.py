@@ -20,6 +20,7 @@ Combine = Literal["each", "sum"]
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", re.ASCII)
 _MAX_CLIENTS: Final = 100_000
+_MAX_INPUTS: Final = 4
 _MAX_JSON: Final = 16 << 20
 _COMMON: Final = frozenset({"job", "verb", "plan", "threads"})
 _FIELDS: Final[Mapping[Verb, frozenset[str]]] = {
@@ -91,7 +92,7 @@ class Job:
         combine: Whether an update holds each client's delta or their weighted sum (train).
         clip_norm: Each client's delta is scaled down to this norm (train).
         evaluation: The evaluation plan, if the loss before and after is wanted (train).
-        inputs: All inputs of the graph (run).
+        inputs: All inputs of the graph; from several files, each input from the first that has it (run).
 
     Raises:
         ConfigError: On construction, where something is missing, out of range or not for this verb.
@@ -112,7 +113,7 @@ class Job:
     combine: Combine = "sum"
     clip_norm: float | None = None
     evaluation: str | None = None
-    inputs: str | None = None
+    inputs: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_id("job", self.job)
@@ -121,7 +122,9 @@ class Job:
         for name in sorted(_SPECIAL - _FIELDS[self.verb]):
             _require(not getattr(self, name), f"job {self.job}: {name!r} is not for the verb {self.verb}")
         if self.verb == "run":
-            _require(self.inputs is not None, f"job {self.job} has no inputs")
+            _require(bool(self.inputs), f"job {self.job} has no inputs")
+            files = (self.inputs,) if isinstance(self.inputs, str) else self.inputs or ()
+            _require(0 < len(files) <= _MAX_INPUTS, f"job {self.job}: {len(files)} files of inputs")
         else:
             self._check_clients()
         if self.verb == "train":

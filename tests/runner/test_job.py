@@ -85,6 +85,14 @@ def test_nonsense_is_refused(changes: dict[str, Any], reason: str) -> None:
         replace(TRAIN, **changes)
 
 
+@pytest.mark.parametrize("inputs", [(), ("a",) * 5, ""])
+def test_a_run_has_one_to_four_files_of_inputs(inputs: object) -> None:
+    with pytest.raises(ConfigError, match="inputs"):
+        replace(RUN, inputs=inputs)  # type: ignore[arg-type] # wrong on purpose
+    several = replace(RUN, inputs=("a", "b"))
+    assert json.loads(several.to_json())["inputs"] == ["a", "b"]
+
+
 def test_a_run_has_inputs_and_nothing_else() -> None:
     with pytest.raises(ConfigError, match="has no inputs"):
         Job(job="x", verb="run", plan="p")

@@ -21,7 +21,7 @@ const fail = failures.fail;
 pub fn runGraph(arena: *Arena, job: *const Job) Failure!void {
     if (job.threads > 1) try graph.refuseRacingScatters(job.plan);
     const session: ort.Session = try .load(job.plan, job.threads);
-    const inputs = try readInputs(arena, session, job.inputs.?);
+    const inputs = try readInputs(arena, session, job.inputs);
     const outputs = try findOutputs(arena, session);
     var times: results.Times = .{ .start = messages.elapsed() };
     try signals.check();
@@ -36,33 +36,50 @@ pub fn runGraph(arena: *Arena, job: *const Job) Failure!void {
 const Inputs = struct { names: []const [*:0]const u8, values: []const *const ort.Value };
 const Outputs = struct { names: []const [*:0]const u8, values: []?*ort.Value };
 
-fn readInputs(arena: *Arena, session: ort.Session, path: [:0]const u8) Failure!Inputs {
+const File = struct { path: [:0]const u8, content: []const u8, tensors: safetensors.Tensors };
+
+/// A value for every input of the graph, from the first file that has it.
+fn readInputs(arena: *Arena, session: ort.Session, paths: []const [:0]const u8) Failure!Inputs {
     const allocator = arena.allocator();
-    const file = try files.map(path, std.math.maxInt(u64));
-    defer files.unmap(file);
-    const tensors = try safetensors.parse(allocator, file, path);
+    const stored = try allocator.alloc(File, paths.len);
+    var opened: usize = 0;
+    defer for (stored[0..opened]) |file| files.unmap(file.content);
+    for (paths, stored) |path, *file| {
+        const content = try files.map(path, std.math.maxInt(u64));
+        file.* = .{ .path = path, .content = content, .tensors = undefined };
+        opened += 1;
+        file.tensors = try safetensors.parse(allocator, content, path);
+    }
     const count = try session.count(.input);
     const names = try allocator.alloc([*:0]const u8, count);
     const values = try allocator.alloc(*const ort.Value, count);
     for (names, values, 0..) |*name, *value, i| {
         const wanted = try session.describe(allocator, .input, i);
-        const tensor = tensors.find(wanted.name) orelse
-            return fail(error.Input, "{}: it lacks \"{}\"", .{ path, wanted.name });
-        if (!fits(tensor, &wanted)) return fail(
-            error.Input,
-            "{}: \"{}\" is {}{}, the graph takes {} with {} dimensions, or other sizes",
-            .{ path, wanted.name, tensor.dtype.label(), shapePart(&tensor.shape), wanted.dtype.label(), wanted.rank },
-        );
-        const bytes = tensors.bytes(tensor);
-        const memory = try arena.tensor(bytes.len); // a copy, because a file's tensors are not aligned
-        @memcpy(memory, bytes);
-        value.* = try ort.tensor(memory, tensor.dtype, &tensor.shape);
+        value.* = try readInput(arena, stored, &wanted);
         name.* = wanted.name;
     }
-    if (tensors.sorted.len > count) return fail(error.Input, "{}: it holds {} tensors, the graph has {} inputs", .{
-        path, tensors.sorted.len, count,
-    });
+    const held = stored[0].tensors.sorted.len;
+    if (paths.len == 1 and held > count) // one file is made for the graph; several may be of use for others, too
+        return fail(error.Input, "{}: it holds {} tensors, the graph has {} inputs", .{ paths[0], held, count });
     return .{ .names = names, .values = values };
+}
+
+fn readInput(arena: *Arena, stored: []const File, wanted: *const ort.Description) Failure!*const ort.Value {
+    for (stored) |*file| {
+        const tensor = file.tensors.find(wanted.name) orelse continue;
+        if (!fits(tensor, wanted)) return fail(
+            error.Input,
+            "{}: \"{}\" is {}{}, the graph takes {} with {} dimensions, or other sizes",
+            .{ file.path, wanted.name, tensor.dtype.label(), shapePart(&tensor.shape), wanted.dtype.label(), wanted.rank },
+        );
+        const bytes = file.tensors.bytes(tensor);
+        const memory = try arena.tensor(bytes.len); // a copy, because a file's tensors are not aligned
+        @memcpy(memory, bytes);
+        return ort.tensor(memory, tensor.dtype, &tensor.shape);
+    }
+    const last = stored[stored.len - 1].path;
+    if (stored.len == 1) return fail(error.Input, "{}: it lacks \"{}\"", .{ last, wanted.name });
+    return fail(error.Input, "none of {} files of inputs has \"{}\"", .{ stored.len, wanted.name });
 }
 
 fn fits(tensor: *const safetensors.Tensor, wanted: *const ort.Description) bool {

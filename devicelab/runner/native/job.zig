@@ -13,6 +13,7 @@ pub const bytes_max = 16 << 20;
 pub const clients_max = 100_000;
 const hypers_max = 4096;
 const id_bytes_max = 64;
+const inputs_max = 4;
 const threads_max = 64;
 const name = "job.json";
 
@@ -46,7 +47,7 @@ pub const Job = struct {
     combine: Combine = .each,
     clip_norm: ?f64 = null,
     evaluation: ?[:0]const u8 = null,
-    inputs: ?[:0]const u8 = null,
+    inputs: []const [:0]const u8 = &.{},
 
     pub fn hyper(job: *const Job, label: []const u8) ?f64 {
         for (job.hypers) |entry| {
@@ -158,8 +159,24 @@ fn parseField(reader: *json.Reader, arena: std.mem.Allocator, job: *Job, field: 
             if (job.clip_norm.? <= 0) return reader.wrong("clip_norm is not positive", .{});
         },
         .evaluation => job.evaluation = try path(reader, arena, "evaluation"),
-        .inputs => job.inputs = try path(reader, arena, "inputs"),
+        .inputs => job.inputs = try parseInputs(reader, arena),
     }
+}
+
+/// One path, or a list of them.
+fn parseInputs(reader: *json.Reader, arena: std.mem.Allocator) Failure![]const [:0]const u8 {
+    var paths: std.ArrayList([:0]const u8) = .empty;
+    if (try reader.isString()) {
+        try paths.append(arena, try path(reader, arena, "inputs"));
+        return paths.items;
+    }
+    try reader.beginArray("inputs");
+    while (try reader.item()) {
+        if (paths.items.len == inputs_max) return reader.wrong("more than {} inputs", .{inputs_max});
+        try paths.append(arena, try path(reader, arena, "inputs"));
+    }
+    if (paths.items.len == 0) return reader.wrong("inputs is empty", .{});
+    return paths.items;
 }
 
 fn checkFields(job: *const Job, given: Fields) Failure!void {

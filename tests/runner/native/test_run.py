@@ -98,6 +98,36 @@ def test_inputs_that_do_not_fit(inputs: dict[str, Any], words: str, bench: Bench
     assert "outputs.safetensors" not in bench.names()
 
 
+def _sum(bench: Bench, inputs: Any) -> Any:
+    content = graph(
+        [helper.make_node("Add", ["a", "b"], ["sum"])],
+        [tensor("a", ["n"]), tensor("b", ["n"])],
+        [tensor("sum", ["n"])],
+    )
+    return bench.run("run", job(bench, content, {}) | {"inputs": inputs})
+
+
+def test_inputs_from_several_files_are_taken_from_the_first_that_has_them(bench: Bench) -> None:
+    one, two = np.ones(2, np.float32), np.full(2, 5, np.float32)
+    first = bench.tensors("first.safetensors", {"a": one, "unread": np.zeros(3, np.int64)})
+    second = bench.tensors("second.safetensors", {"b": two, "a": two, "unread": np.zeros(1)})
+    assert _sum(bench, [first, second]).code == 0
+    assert bench.load("outputs.safetensors")["sum"].tolist() == [6, 6]
+
+
+def test_inputs_that_no_file_has(bench: Bench) -> None:
+    files = [bench.tensors(f"{n}.safetensors", {"a": np.ones(2, np.float32)}) for n in range(2)]
+    outcome = _sum(bench, files)
+    assert (outcome.code, outcome.failure.code) == (66, "input")
+    assert 'none of 2 files of inputs has "b"' in outcome.failure.message
+
+
+@pytest.mark.parametrize("inputs", [[], ["x"] * 5, [1], [["x"]], {}, ""])
+def test_lists_of_inputs_that_are_none(inputs: Any, bench: Bench) -> None:
+    outcome = _sum(bench, inputs)
+    assert (outcome.code, outcome.failure.code) == (65, "job")
+
+
 def test_a_graph_with_words_is_refused(bench: Bench) -> None:
     outcome = bench.run("run", job(bench, identity(TensorProto.STRING), {"x": np.zeros(1)}))
     assert (outcome.code, outcome.failure.code) == (66, "input")
