@@ -210,6 +210,21 @@ class Device(Closing):
         with self._wired(deadline) as connection:
             return transfer.pull_bytes(connection, remote, max_bytes=max_bytes, deadline=deadline)
 
+    @contextmanager
+    def files(self, operation: str, *, seconds: float = 30.0) -> Iterator[tuple[SyncSession, Deadline]]:
+        """The phone's file service, for several requests in one conversation, and the deadline for all of them.
+
+        Args:
+            operation: What for, as a noun phrase, for the error once the time is over.
+            seconds: For all of it.
+
+        Raises:
+            DeviceLostError, DeadlineError: As everywhere.
+        """
+        deadline = Deadline(operation, seconds, self.serial)
+        with self._wired(deadline) as connection, SyncSession(connection, deadline) as session:
+            yield session, deadline
+
     def listing(self, directory: str, *, seconds: float = 30.0) -> list[FileEntry]:
         """The files in a directory of the phone, by name; none if there is no such directory.
 
@@ -221,8 +236,7 @@ class Device(Closing):
             ProtocolError: A name that no directory can hold, or more than 10,000 files.
             DeviceLostError, DeadlineError: As everywhere.
         """
-        deadline = Deadline(f"listing of {directory}", seconds, self.serial)
-        with self._wired(deadline) as connection, SyncSession(connection, deadline) as session:
+        with self.files(f"listing of {directory}", seconds=seconds) as (session, deadline):
             return session.list(directory, deadline)
 
     def remove(self, *paths: str, recursive: bool = False, seconds: float = 60.0) -> None:
@@ -260,6 +274,11 @@ class Device(Closing):
                 transfer.remove(self._connection, sorted(self._leftovers), deadline=deadline)
                 self._leftovers.clear()
             return self._connection
+
+    def alive(self) -> bool:
+        """Whether its wire is open and, as far as anybody has noticed, the phone at the other end of it."""
+        with self._wire:
+            return self._connection is not None and self._connection.alive()
 
     def drop(self, connection: Connection) -> None:
         """Give up a wire on which the phone was lost; the next use makes a new one."""

@@ -87,7 +87,7 @@ class Coordinator:
         self._tell = tell
         self._stop = threading.Event()
         self._work: list[Future[None]] = []
-        self._context = Context(run, setup, lanes, crew.gates, tell, self._check_stop)
+        self._context = Context(run, setup, lanes, crew.gates, tell, self._check_stop, crew.doubt)
 
     def advance(self, last: int) -> list[RoundResult]:
         """Go on with the run until a round is done.

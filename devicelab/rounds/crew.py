@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from devicelab.devices.device import Device
 from devicelab.devices.health import Gates
@@ -17,6 +18,9 @@ from devicelab.rounds.station import Station
 from devicelab.runner.packs import Pack
 
 __all__ = ["Crew", "Desk"]
+
+
+_GOOD_SECONDS: Final = 5.0
 
 
 class Desk(Protocol):
@@ -60,20 +64,32 @@ class Crew:
         self._engine = engine
         self._packs: dict[str, Pack] = {}
         self._stations: dict[str, Station] = {}
+        self._mustered: tuple[list[Station], list[Exclusion]] = ([], [])
+        self._good_until = 0.0
 
     @property
     def gates(self) -> Gates:
         """The health limits."""
         return self._desk.gates
 
+    def doubt(self) -> None:
+        """Something went wrong with a device: the next muster looks at all of them in any case."""
+        self._good_until = 0.0
+
     def muster(self) -> tuple[list[Station], list[Exclusion]]:
         """Look at all devices: those that may work now, sorted by identity, and why the others may not.
 
-        No station may be at work meanwhile.
+        If all were fit a few seconds ago they are taken to be so still, unless one has gone since or
+        :meth:`doubt` was called. No station may be at work meanwhile.
 
         Raises:
             ConfigError: This host lacks something that a device needs, or a selector makes no sense.
         """
+        stations, _ = self._mustered
+        if time.monotonic() < self._good_until and all(station.device.alive() for station in stations):
+            for station in stations:
+                station.lease.check()
+            return self._mustered
         devices = self._desk.discover()
         chosen = meant(devices, *self._selectors)
         selection = fit_for_work(devices, chosen=chosen, engine=self._engine, known=self._packs)
@@ -88,7 +104,10 @@ class Crew:
         for device in devices:
             if device.serial not in used:
                 device.close()
-        return ready, excluded
+        everybody = len(ready) == len(chosen) and len(ready) == len(self._stations) > 0
+        self._mustered = ready, excluded
+        self._good_until = time.monotonic() + _GOOD_SECONDS if everybody else 0.0
+        return self._mustered
 
     def _station(self, device: Device, pack: Pack) -> Station:
         identity = device.identity
@@ -105,6 +124,7 @@ class Crew:
     def close(self) -> None:
         """Wait for all devices' threads and give the devices back; may be called twice."""
         stations, self._stations = self._stations, {}
+        self.doubt()
         with contextlib.ExitStack() as stack:
             for station in stations.values():
                 stack.callback(_give_back, station)

@@ -9,6 +9,7 @@ from threading import Lock
 from devicelab.deadline import Deadline
 from devicelab.errors import UpdateError
 from devicelab.rounds.bookkeeping import payload_of, record_outcome
+from devicelab.rounds.events import Phase
 from devicelab.rounds.jobs import Task
 from devicelab.rounds.part import Context
 from devicelab.rounds.station import JobPhone, Station
@@ -99,6 +100,8 @@ def measure(context: Context, station: Station, record: JobRecord, task: Task) -
             interrupted=context.interrupted,
         )
         outcome = worker.run()
+        if outcome.phase is not Phase.DONE:
+            context.doubt()
         context.run.ledger.count_bytes(record.id, sent=phone.bytes_sent, received=phone.bytes_received)
         record_outcome(context.run, record, outcome, began=began)
 

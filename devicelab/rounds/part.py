@@ -38,6 +38,7 @@ class Context:
         gates: The health limits.
         tell: Hears events.
         interrupted: Raises InterruptedRoundError once the run is not to go on in this process.
+        doubt: Called when something went wrong with a device.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Context:
     gates: Gates
     tell: Callable[[Event], object]
     interrupted: Callable[[], object]
+    doubt: Callable[[], object]
 
 
 class Part:
@@ -125,6 +127,8 @@ class Part:
             reason = "what its clients keep of an earlier round cannot be put in its place"
             outcome = Outcome(Phase.FAILED, reason, removed=True, seconds={})
         record_outcome(context.run, record, outcome, began=self._began)
+        if not outcome.removed:
+            context.doubt()
         if outcome.phase is not Phase.DONE:
             give_up(context, record, self._station.serial, outcome)
         self._decided()
@@ -155,6 +159,7 @@ class Part:
 def give_up(context: Context, record: JobRecord, serial: str, outcome: Outcome) -> None:
     """Say that a round goes on without a device."""
     number, device = record.round, record.device
+    context.doubt()
     context.run.ledger.exclude(number, device, f"{outcome.phase}: {outcome.reason}", record.clients)
     context.tell(Excluded(number, Exclusion(serial, outcome.reason, record.clients)))
 
@@ -192,7 +197,7 @@ def settle(context: Context, station: Station, *, except_for: str = "") -> bool:
             tell=lambda _event: None,
             interrupted=context.interrupted,
         )
-        if worker.run(Step.COMMIT).removed:
+        if worker.run(Step.FINISH).removed:
             if stored:
                 ledger.advance_job(record.id, JobState.REMOVED)
             ledger.clear_job(record.id)

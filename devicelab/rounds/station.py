@@ -11,7 +11,6 @@ from typing import Final, TypeVar
 from devicelab.deadline import Deadline
 from devicelab.devices.device import Device
 from devicelab.devices.leases import Lease
-from devicelab.errors import RunnerError
 from devicelab.rounds.jobs import Task
 from devicelab.rounds.lanes import Lanes
 from devicelab.runner.cache import Blob, CacheReport, DeviceCache, PushProgress
@@ -43,9 +42,11 @@ class Station:
     pack: Pack
     lease: Lease
     _thread: ThreadPoolExecutor = field(init=False, repr=False)
+    _cache: DeviceCache = field(init=False, repr=False)
     _linked: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._cache = DeviceCache(self.device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"device-{self.device.serial}")
 
     @property
@@ -58,6 +59,7 @@ class Station:
         if device is not self.device:
             self.device.close()
             self.device = device
+            self._cache = DeviceCache(device)
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
         """Do something in the device's thread, after what it has to do already."""
@@ -68,7 +70,7 @@ class Station:
     ) -> CacheReport:
         """Have files in the device's cache, runner and engine besides them."""
         wanted = [*blobs, *pack_blobs(self.pack)]
-        report = DeviceCache(self.device).ensure(wanted, seconds=seconds, progress=progress)
+        report = self._cache.ensure(wanted, seconds=seconds, progress=progress)
         if not self._linked:
             link_engine(self.device, self.pack, seconds=seconds)
             self._linked = True
@@ -156,16 +158,9 @@ class JobPhone:
         """Stop it if it runs."""
         self._session.stop()
 
-    def commit(self) -> None:
-        """Let what the clients keep take its place."""
-        if not self._keeps:
-            return
-        try:
-            self._session.commit()
-        except RunnerError:
-            if self._session.look().state != "absent":
-                raise
-            # It was removed, which is done after the commit, and nobody could say so any more.
+    def finish(self) -> None:
+        """Let what the clients keep take its place, and remove the job."""
+        self._session.finish(commit=self._keeps)
 
     def remove(self) -> None:
         """Stop it if it runs, and remove all of it."""

@@ -2,7 +2,7 @@
 
 ::
 
-    prepare ──> start ──> follow ──> collect ──> take ──> commit ──> remove
+    prepare ──> start ──> follow ──> collect ──> take ──> finish
        ^          ^          │          │
        │          └── ended by the phone, restarted, silent
        └───────────────── its directory is gone, or holds another job
@@ -67,8 +67,7 @@ class Step(StrEnum):
     FOLLOW = "follow"
     COLLECT = "collect"
     TAKE = "take"
-    COMMIT = "commit"
-    REMOVE = "remove"
+    FINISH = "finish"
 
 
 _PHASES: Final = {
@@ -77,8 +76,7 @@ _PHASES: Final = {
     Step.FOLLOW: Phase.TRAIN,
     Step.COLLECT: Phase.PULL,
     Step.TAKE: Phase.CHECK,
-    Step.COMMIT: Phase.COMMIT,
-    Step.REMOVE: Phase.COMMIT,
+    Step.FINISH: Phase.COMMIT,
 }
 
 
@@ -142,8 +140,8 @@ class Phone(Protocol):
         """Stop the job if it runs."""
         ...
 
-    def commit(self) -> None:
-        """Let what the clients keep take its place."""
+    def finish(self) -> None:
+        """Let what the clients keep take its place, and remove the job."""
         ...
 
     def remove(self) -> None:
@@ -215,7 +213,7 @@ class Worker:
         """Do it.
 
         Args:
-            first: Where to begin: with :attr:`Step.COMMIT` if the update is stored already.
+            first: Where to begin: with :attr:`Step.FINISH` if the update is stored already.
 
         Raises:
             InterruptedRoundError: The round is not to go on in this process.
@@ -223,12 +221,12 @@ class Worker:
         """
         step: Step | None = first
         try:
-            while step is not None and step is not Step.COMMIT:
+            while step is not None and step is not Step.FINISH:
                 step = self._once(step)
         except Ended as end:
             self._enter(end.phase, end.reason)
             return Outcome(end.phase, end.reason, self._tidied(), self.seconds)
-        if first is not Step.COMMIT:
+        if first is not Step.FINISH:
             self.has_taken()
         self.deadline = Deadline("commit", _SETTLE, self.phone.serial)
         removed = self._settle()
@@ -237,7 +235,7 @@ class Worker:
 
     def _settle(self) -> bool:
         """Commit and remove. The update counts whether that succeeds now or when the phone is met again."""
-        step: Step | None = Step.COMMIT
+        step: Step | None = Step.FINISH
         try:
             while step is not None:
                 step = self._once(step)
@@ -276,10 +274,8 @@ class Worker:
             case Step.TAKE:
                 assert self._result is not None
                 self.take(self._result)
-            case Step.COMMIT:
-                self.phone.commit()
-            case Step.REMOVE:
-                self.phone.remove()
+            case Step.FINISH:
+                self.phone.finish()
         return _NEXT[step]
 
     def _mend(self, step: Step, error: DevicelabError) -> Step:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 from devicelab.adb.transfer import PART
 from devicelab.devices.device import Device
 from devicelab.errors import ConfigError, DeviceFullError
+from devicelab.runner.batch import SMALL, Small, push_small
 from devicelab.runner.kept import Artifact, artifact
 from devicelab.runner.layout import CACHE, JOBS
 
@@ -25,6 +27,7 @@ USES: Final = "uses"
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _BUDGET: Final = 2 << 30
+_USED_SECONDS: Final = 3600.0  # what was marked as used within them need not be marked again
 _OLD_BATCH, _BATCH = 40, 400  # hashes in one command: adbd before Android 7 takes 4 KiB, an adb server 64
 
 
@@ -85,17 +88,49 @@ PushProgress = Callable[[Blob, int, int], object]
 """Told of a push: which file, and the bytes sent and to be sent of all that are missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """One file's push, as a part of all of them."""
+@dataclass(slots=True)
+class _Pushing:
+    """The push of what is missing, group by group."""
 
-    tell: PushProgress
-    blob: Blob
-    before: int
+    device: Device
+    seconds: float
+    progress: PushProgress | None
     total: int
+    sent: int = 0
 
-    def __call__(self, sent: int) -> None:
-        self.tell(self.blob, self.before + sent, self.total)
+    def __call__(self, group: Sequence[Blob]) -> None:
+        """Push small files together, a large one or a program by itself."""
+        before = self.sent
+        try:
+            if len(group) == 1 and (group[0].size > SMALL or group[0].executable):
+                self._alone(group[0])
+            else:
+                self._together(group)
+        except BaseException:
+            self.sent = before
+            raise
+
+    def _alone(self, blob: Blob) -> None:
+        mode = 0o555 if blob.executable else 0o444
+        path = f"{CACHE}/{blob.sha256}"
+        self.device.push(
+            blob.source, path, mode=mode, seconds=self.seconds, progress=lambda sent: self._tell(blob, sent)
+        )
+        self.sent += blob.size
+
+    def _together(self, group: Sequence[Blob]) -> None:
+        blobs = {blob.sha256: blob for blob in group}
+
+        def told(file: Small) -> None:
+            self._tell(blobs[file.sha256], file.size)
+            self.sent += file.size
+
+        files = [Small(blob.sha256, blob.size, blob.source) for blob in group]
+        push_small(self.device, CACHE, files, seconds=self.seconds, told=told)
+
+    def _tell(self, blob: Blob, sent: int) -> None:
+        if self.progress is not None:
+            self.progress(blob, self.sent + sent, self.total)
 
 
 class DeviceCache:
@@ -140,20 +175,29 @@ class DeviceCache:
         room = self._budget - sum(blob.size for blob in missing)
         protected = {*wanted, *keep}
         evicted = self._evict(present, protected, room)
-        total, sent = sum(blob.size for blob in missing), 0
-        for blob in missing:
-            heard = None if progress is None else _Heard(progress, blob, sent, total)
+        pushing = _Pushing(self._device, seconds, progress, sum(blob.size for blob in missing))
+        small = [blob for blob in missing if blob.size <= SMALL and not blob.executable]
+        large = [blob for blob in missing if blob.size > SMALL or blob.executable]
+        for group in (small, *([blob] for blob in large)):
             try:
-                self._push(blob, seconds, heard)
+                pushing(group)
             except DeviceFullError:
                 gone = self._evict(self._sweep(), protected, 0)
                 if not gone:
                     raise
                 evicted += gone
-                self._push(blob, seconds, heard)
-            sent += blob.size
-        self._touch(list(wanted))
+                pushing(group)
+        self._touch([*(blob.sha256 for blob in large), *self._stale(wanted, present)])
         return CacheReport(len(missing), sum(blob.size for blob in missing), tuple(evicted))
+
+    @staticmethod
+    def _stale(wanted: Collection[str], present: Mapping[str, _Entry]) -> Iterator[str]:
+        """Which of the files that were there are not marked as used lately, as far as our clock tells."""
+        now = time.time()
+        for sha256 in wanted:
+            entry = present.get(sha256)
+            if entry is not None and abs(now - entry.used) > _USED_SECONDS:
+                yield sha256
 
     def contents(self) -> dict[str, int]:
         """What is in the cache: hash to size in bytes."""
@@ -178,11 +222,6 @@ class DeviceCache:
         present = self._sweep()
         gone = self._evict(present, set(), room)
         return {sha256: present[sha256].size for sha256 in gone}
-
-    def _push(self, blob: Blob, seconds: float, heard: Callable[[int], object] | None) -> None:
-        mode = 0o555 if blob.executable else 0o444
-        path = f"{CACHE}/{blob.sha256}"
-        self._device.push(blob.source, path, mode=mode, seconds=seconds, progress=heard)
 
     def _sweep(self) -> dict[str, _Entry]:
         """What is there; what broken pushes left is removed on the way."""

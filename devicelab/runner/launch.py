@@ -27,6 +27,7 @@ __all__ = [
     "attached_command",
     "detached_command",
     "errors_command",
+    "finish_command",
     "look_command",
     "parse_look",
     "signal_command",
@@ -48,6 +49,8 @@ _ALIVE: Final = (
     "[ -d /proc/$1 ]&&[ $n -lt 9 ]||return 1;n=$((n+1));done;};"
 )
 _BEGIN: Final = f'd=$1;cd "$d"||exit 66;exec 2>/dev/null;{_ALIVE}p=;read p g<pid;'
+# $6 of the next two is the name that job.json has until it is started first, or nothing.
+_PLACE: Final = '[ "$6" ]&&{ [ -f job.json ]&&rm -f "$6"||mv "$6" job.json;};'
 # A runner whose shell was killed leaves no rc; then all processes are asked. $2 is a pattern for its command
 # line that does not match itself.
 _RUNNING: Final = '[ "$p" ]&&{ alive $p||{ [ ! -f rc ]&&grep -l "$2" /proc/[0-9]*/cmdline >/dev/null;};}'
@@ -55,22 +58,30 @@ _RUNNING: Final = '[ "$p" ]&&{ alive $p||{ [ ! -f rc ]&&grep -l "$2" /proc/[0-9]
 _WRAPPER: Final = (
     'cd "$1";trap : TERM;LD_LIBRARY_PATH="$2" "$3" "$4" "$1/job.json" >log 2>err;echo $?>rc.part;mv rc.part rc'
 )
-# $3 engine directory, $4 runner, $5 verb, $6 the wrapper. A launcher that lost its cable goes on to its end,
+# $3 engine directory, $4 runner, $5 verb, $7 the wrapper. A launcher that lost its cable goes on to its end,
 # and "claim" keeps a second one out meanwhile.
 _DETACHED: Final = (
-    f"trap '' HUP;{_BEGIN}{_RUNNING}&&{{ echo running;exit;}};"
+    f"trap '' HUP;{_BEGIN}{_PLACE}{_RUNNING}&&{{ echo running;exit;}};"
     "claim(){ (set -C;echo $$>claim);};"
     "claim||{ q=;read q<claim;alive $q&&{ echo busy;exit;};rm -f claim;"
     "claim||{ [ -s claim ]&&echo busy||echo unwritable;exit;};};"
     "rm -f pid rc log err;"
     "s=setsid g=;command -v setsid>/dev/null||{ s=;read a b c e g f</proc/$$/stat;};"
-    '$s sh -c "$6" job "$d" "$3" "$4" "$5"</dev/null >/dev/null 2>&1 &\n'
+    '$s sh -c "$7" job "$d" "$3" "$4" "$5"</dev/null >/dev/null 2>&1 &\n'
     "p=$!;echo $p ${g:-$p}>pid;rm -f claim;echo started"
 )
 _ATTACHED: Final = (
-    f"{_BEGIN}{_RUNNING}&&exit {BUSY};"
+    f"{_BEGIN}{_PLACE}{_RUNNING}&&exit {BUSY};"
     "rm -f pid rc log err;read a b c e g f</proc/$$/stat;echo $$ $g>pid;"
     'export LD_LIBRARY_PATH="$3";exec "$4" "$5" "$d/job.json" 2>err'
+)
+# $3 engine directory, $4 runner, $5 whether there is something to commit. What a commit says is asked of
+# another one, as it may be repeated.
+_FINISH: Final = (
+    f'd=$1;exec 2>/dev/null;cd "$d"||{{ echo finished;exit;}};{_ALIVE}p=;read p g<pid;'
+    f"{_RUNNING}&&{{ echo running;exit;}};"
+    '[ "$5" ]&&{ LD_LIBRARY_PATH="$3" "$4" commit "$d/job.json" >/dev/null||{ echo uncommitted;exit;};};'
+    'cd /;rm -rf "$d"||rm -rf "$d";[ -d "$d" ]&&echo left||echo finished'
 )
 # $2 blocks to skip, $3 blocks to read. The state is looked at before the log: a code comes with all of the log.
 _LOOK: Final = (
@@ -100,7 +111,7 @@ class Look:
     log: bytes
 
 
-def detached_command(job: str, engine: str, runner: str, verb: Verb) -> list[str]:
+def detached_command(job: str, engine: str, runner: str, verb: Verb, part: str = "") -> list[str]:
     """Start a job that outlives its cable.
 
     Prints ``started``, ``running`` (it was), ``busy`` (somebody just starts it) or ``unwritable``.
@@ -110,13 +121,25 @@ def detached_command(job: str, engine: str, runner: str, verb: Verb) -> list[str
         engine: The directory that holds ``libonnxruntime.so``.
         runner: The program.
         verb: What to do.
+        part: The name in the job's directory that ``job.json`` has until now; empty: its own.
     """
-    return _script(_DETACHED, job, _pattern(job), engine, runner, verb, _WRAPPER)
+    return _script(_DETACHED, job, _pattern(job), engine, runner, verb, part, _WRAPPER)
 
 
-def attached_command(job: str, engine: str, runner: str, verb: Verb | Literal["commit"]) -> list[str]:
+def attached_command(
+    job: str, engine: str, runner: str, verb: Verb | Literal["commit"], part: str = ""
+) -> list[str]:
     """Become the job's runner, which ends with the stream; its lines are the output."""
-    return _script(_ATTACHED, job, _pattern(job), engine, runner, verb)
+    return _script(_ATTACHED, job, _pattern(job), engine, runner, verb, part)
+
+
+def finish_command(job: str, engine: str, runner: str, *, commit: bool) -> list[str]:
+    """Commit a job that has ended, if there is something to commit, and remove its directory.
+
+    Prints ``finished`` (also where there is no directory), ``running``, ``uncommitted`` (the runner says no) or
+    ``left`` (something cannot be removed).
+    """
+    return _script(_FINISH, job, _pattern(job), engine, runner, "commit" if commit else "")
 
 
 def look_command(job: str, offset: int) -> list[str]:

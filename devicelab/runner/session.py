@@ -17,16 +17,19 @@ Every step may be repeated, by another process as well: whoever knows the job fi
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from devicelab.adb.content import open_content
 from devicelab.adb.shell import Channel, ShellProcess
+from devicelab.adb.transfer import part_name
 from devicelab.deadline import Deadline
 from devicelab.devices.device import Device
-from devicelab.errors import DeadlineError, DeviceLostError, ProtocolError, RunnerError
+from devicelab.errors import DeadlineError, DeviceLostError, ProtocolError, RemoteFileError, RunnerError
 from devicelab.runner.cache import USES
 from devicelab.runner.installation import Installation
 from devicelab.runner.job import Job
@@ -36,6 +39,7 @@ from devicelab.runner.launch import (
     attached_command,
     detached_command,
     errors_command,
+    finish_command,
     look_command,
     parse_look,
     signal_command,
@@ -87,6 +91,7 @@ class JobSession:
         self.directory = job_directory(job.job)
         self._installation = installation
         self._uses = tuple(dict.fromkeys((*uses, *installation.hashes)))
+        self._part = ""
 
     def prepare(self) -> None:
         """Write the job's directory, unless it is there.
@@ -95,14 +100,24 @@ class JobSession:
             RunnerError: Another job has this id (``busy``).
             RemoteFileError: It cannot be written; DeviceFullError where the disk is full.
         """
-        text = self.job.to_json()
-        present = {entry.name for entry in self.device.listing(self.directory)}
-        if "job.json" in present:
-            if self.device.read(f"{self.directory}/job.json", max_bytes=_JOB_LIMIT) != text:
-                raise self._error("busy", f"another job on the device is called {self.job.job}")
-            return
-        self.device.push("".join(f"{each}\n" for each in self._uses).encode(), f"{self.directory}/{USES}")
-        self.device.push(text, f"{self.directory}/job.json")
+        text, final = self.job.to_json(), f"{self.directory}/job.json"
+        part = part_name(final)
+        with self.device.files(f"job {self.job.job}", seconds=_PUSH_SECONDS) as (session, deadline):
+            present = session.lstat(final, deadline)
+            if present is None:
+                uses = "".join(f"{each}\n" for each in self._uses).encode()
+                for content, path in ((uses, f"{self.directory}/{USES}"), (text, part)):
+                    with open_content(content) as source:
+                        session.push(source, path, mode=0o644, mtime=int(time.time()), deadline=deadline)
+                arrived = session.lstat(part, deadline)
+                if arrived is None or arrived.size != len(text):
+                    raise RemoteFileError(
+                        f"{part}: not all of it has arrived", device=self.device.serial, path=part
+                    )
+        if present is None:
+            self._part = posixpath.basename(part)  # it takes its name when the job is started
+        elif self.device.read(final, max_bytes=_JOB_LIMIT) != text:
+            raise self._error("busy", f"another job on the device is called {self.job.job}")
 
     def start(self) -> Literal["started", "running"]:
         """Start it detached; nothing happens if it runs. One that has ended well ends so again at once.
@@ -111,9 +126,8 @@ class JobSession:
             RunnerError: It cannot be started.
         """
         deadline = Deadline(f"start of job {self.job.job}", _CLAIM_SECONDS, self.device.serial)
-        command = detached_command(
-            self.job.job, self._installation.library_path, self._installation.runner, self.job.verb
-        )
+        where = self._installation
+        command = detached_command(self.job.job, where.library_path, where.runner, self.job.verb, self._part)
         unwritable = 0
         while True:
             said = self.device.shell(*command, seconds=_SHELL_SECONDS, check=False)
@@ -238,6 +252,27 @@ class JobSession:
         self.stop()
         self.device.remove(self.directory, recursive=True)
 
+    def finish(self, *, commit: bool) -> None:
+        """Commit and remove a job whose update is safely stored, in one command. May be repeated.
+
+        Args:
+            commit: Whether its clients keep something.
+
+        Raises:
+            RunnerError: The commit failed; the job is as it was.
+            DeadlineError: It runs, and does not end.
+        """
+        where = self._installation
+        command = finish_command(self.job.job, where.library_path, where.runner, commit=commit)
+        said = self.device.shell(*command, seconds=_COMMIT_SECONDS, check=False).text
+        if said == "finished":
+            return
+        if said == "running":
+            self.stop()
+        if commit:
+            self.commit()  # says what is wrong
+        self.remove()
+
     # --- parts ---
 
     def _attached(
@@ -249,7 +284,7 @@ class JobSession:
     ) -> int:
         """Run a verb over a stream of its own; its exit code."""
         command = attached_command(
-            self.job.job, self._installation.library_path, self._installation.runner, verb
+            self.job.job, self._installation.library_path, self._installation.runner, verb, self._part
         )
         connection = self.device.connection(whole)
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,6 +217,7 @@ def test_clients_whose_phone_is_away_wait_for_it(world: World, tmp_path: Path) -
     def watch(event: Event) -> None:
         if isinstance(event, RoundFinished) and event.result.round == 1:
             phone.unplug()
+            time.sleep(0.5)  # until everybody has noticed
         if isinstance(event, RoundFinished) and event.result.round == 2:
             phone.replug()
             kept.update({each.device: each for each in event.result.excluded if each.clients})

@@ -24,7 +24,7 @@ from devicelab.runner.messages import EvaluateResult, Hello, Progress, Result
 
 SERIAL = "R58M42"
 RESULT = EvaluateResult("job", 0, 0, {}, ())
-SMOOTH = ["prepare", "start", "follow", "collect", "take", "commit", "remove"]
+SMOOTH = ["prepare", "start", "follow", "collect", "take", "finish"]
 
 
 def lost() -> DevicelabError:
@@ -77,8 +77,8 @@ class ScriptedPhone:
     def stop(self) -> None:
         self._do("stop")
 
-    def commit(self) -> None:
-        self._do("commit")
+    def finish(self) -> None:
+        self._do("finish")
 
     def remove(self) -> None:
         self._do("remove")
@@ -130,7 +130,7 @@ def test_a_smooth_round() -> None:
     assert list(outcome.seconds) == ["push", "start", "train", "pull", "check", "commit"]
 
 
-@pytest.mark.parametrize("step", ["prepare", "start", "collect", "commit", "remove"])
+@pytest.mark.parametrize("step", ["prepare", "start", "collect", "finish"])
 def test_a_phone_that_was_lost_does_the_same_step_again_when_it_is_back(step: str) -> None:
     phone, events = ScriptedPhone({step: [lost()]}, away=3), list[Event]()
     outcome = work(phone, events=events)
@@ -203,7 +203,7 @@ def test_what_cannot_be_honest_is_rejected_at_once(step: str, error: DevicelabEr
     outcome = work(phone)
     assert outcome.phase is Phase.REJECTED
     assert phone.calls[-1] == "remove"
-    assert "commit" not in phone.calls
+    assert "finish" not in phone.calls
 
 
 def test_an_update_that_is_never_what_was_announced_is_rejected() -> None:
@@ -243,15 +243,15 @@ def test_an_interrupted_worker_leaves_the_phone_alone() -> None:
 
 
 def test_an_update_that_is_stored_counts_although_the_phone_cannot_be_told() -> None:
-    phone = ScriptedPhone({"commit": [runner("output")]})
+    phone = ScriptedPhone({"finish": [runner("output")]})
     outcome = work(phone)
     assert (outcome.phase, outcome.removed) == (Phase.DONE, False)
 
 
 def test_what_was_stored_before_is_only_settled() -> None:
     phone = ScriptedPhone()
-    assert work(phone, first=Step.COMMIT).removed
-    assert phone.calls == ["commit", "remove"]
+    assert work(phone, first=Step.FINISH).removed
+    assert phone.calls == ["finish"]
 
 
 def test_a_restarted_adb_server_is_as_good_as_a_pulled_cable() -> None:
@@ -271,4 +271,4 @@ def test_a_full_or_unauthorized_phone_is_given_up() -> None:
 
 def test_a_file_that_is_missing_after_training_means_training_again() -> None:
     assert step_after(RemoteFileError("no", device=SERIAL, path="/x"), Step.COLLECT) is Step.PREPARE
-    assert step_after(RemoteFileError("no", device=SERIAL, path="/x"), Step.REMOVE) is Step.REMOVE
+    assert step_after(RemoteFileError("no", device=SERIAL, path="/x"), Step.FINISH) is Step.FINISH

@@ -41,7 +41,7 @@ hello() {
 }
 hello
 trap 'echo "{\"type\":\"error\",\"code\":\"stopped\",\"message\":\"signal\"}"; exit 75' TERM
-[ "$1" = commit ] && { echo committed >>"$d/commits"; exit 0; }
+[ "$1" = commit ] && { echo committed >>"$d/commits" || exit 73; exit 0; }
 progress() {
   echo '{"type":"progress","client":"17","index":0,"clients":1,"step":'$1',"steps":9,"examples":1,"ms":1}'
 }

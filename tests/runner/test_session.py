@@ -94,7 +94,31 @@ def test_from_the_first_line_to_the_last_file(bench: Bench, attached: bool, tmp_
     assert session.start() == "started"
     assert session.follow(patience=PATIENCE) == result
     assert bench.lines(session, "starts") == 1
-    session.remove()
+    session.finish(commit=True)
+    assert jobs_on(bench.device) == []
+    session.finish(commit=True)  # nothing to be done
+
+
+def test_what_runs_is_stopped_before_it_is_finished(bench: Bench) -> None:
+    session = bench.session(work=FOREVER)
+    session.prepare()
+    session.start()
+    session.finish(commit=False)
+    until(lambda: processes(session) == 0)
+    assert jobs_on(bench.device) == []
+
+
+def test_a_commit_that_fails_leaves_the_job_as_it_is(bench: Bench) -> None:
+    session = bench.session()
+    session.prepare()
+    session.start()
+    session.follow(patience=PATIENCE)
+    bench.device.shell("sh", "-c", 'cd "$1" && mkdir commits', "sh", session.directory)
+    with pytest.raises(RunnerError):
+        session.finish(commit=True)
+    assert jobs_on(bench.device) == ["JOB"]
+    bench.device.remove(f"{session.directory}/commits", recursive=True)
+    session.finish(commit=True)
     assert jobs_on(bench.device) == []
 
 
@@ -296,6 +320,7 @@ def test_a_result_that_is_not_the_jobs_is_refused(bench: Bench) -> None:
 def test_another_job_under_the_same_id_is_refused(bench: Bench) -> None:
     session = bench.session()
     session.prepare()
+    session.start()
     other = JobSession(bench.device, replace(session.job, epochs=2), bench.installation, uses=[])
     with pytest.raises(RunnerError, match="another job on the device is called JOB"):
         other.prepare()
