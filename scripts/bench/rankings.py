@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import nn
 
 from devicelab.data.shards import ShardSet, read_shard
@@ -166,10 +166,10 @@ def central(split: Split, model: nn.Module, *, seed: int, dropout: float = 0.5, 
         optimizer.step()
         if step % 50 == 0:
             frozen = {name: value.clone() for name, value in model.state_dict().items()}
-            yield f"step {step}", lambda queries, values=frozen: _scored(model, values, queries, split.items)
+            yield f"step {step}", lambda queries, values=frozen: _scored(model, values, queries)
 
 
-def _scored(model: nn.Module, values: Any, queries: dict[str, Array], items: int) -> Array:
+def _scored(model: nn.Module, values: Any, queries: dict[str, Array]) -> Array:
     now = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(values)
     rows = []
