@@ -52,8 +52,8 @@ _BEGIN: Final = f'd=$1;cd "$d"||exit 66;exec 2>/dev/null;{_ALIVE}p=;read p g<pid
 # $6 of the next two is the name that job.json has until it is started first, or nothing.
 _PLACE: Final = '[ "$6" ]&&{ [ -f job.json ]&&rm -f "$6"||mv "$6" job.json;};'
 # A runner whose shell was killed leaves no rc; then all processes are asked. $2 is a pattern for its command
-# line that does not match itself.
-_RUNNING: Final = '[ "$p" ]&&{ alive $p||{ [ ! -f rc ]&&grep -l "$2" /proc/[0-9]*/cmdline >/dev/null;};}'
+# line that does not match itself. grep fails where any process ends while it looks, so its word counts.
+_RUNNING: Final = '[ "$p" ]&&{ alive $p||{ [ ! -f rc ]&&[ "$(grep -l "$2" /proc/[0-9]*/cmdline)" ];};}'
 
 _WRAPPER: Final = (
     'cd "$1";trap : TERM;LD_LIBRARY_PATH="$2" "$3" "$4" "$1/job.json" >log 2>err;echo $?>rc.part;mv rc.part rc'

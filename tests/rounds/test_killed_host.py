@@ -102,6 +102,7 @@ def _run(world: Undisturbed, state: Path, **kill: Any) -> Ended:
     return world.zygote.run(world.experiment, state, addresses, resume=resume, **kill)
 
 
+@pytest.mark.timeout(900)  # a minute on a quiet machine
 def test_killed_again_and_again(undisturbed: Undisturbed, tmp_path: Path) -> None:
     world, rng, kills = undisturbed, random.Random(7), 0
     # First at every other event, and once more at one of the others; then at random moments.
