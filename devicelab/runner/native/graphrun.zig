@@ -70,7 +70,10 @@ fn readInput(arena: *Arena, stored: []const File, wanted: *const ort.Description
         if (!fits(tensor, wanted)) return fail(
             error.Input,
             "{}: \"{}\" is {}{}, the graph takes {} with {} dimensions, or other sizes",
-            .{ file.path, wanted.name, tensor.dtype.label(), shapePart(&tensor.shape), wanted.dtype.label(), wanted.rank },
+            .{
+                file.path,                wanted.name,          tensor.dtype.label(),
+                shapePart(&tensor.shape), wanted.dtype.label(), wanted.rank,
+            },
         );
         const bytes = file.tensors.bytes(tensor);
         const memory = try arena.tensor(bytes.len); // a copy, because a file's tensors are not aligned
