@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # they load pydantic and numpy, which looking at phones does 
 
     from devicelab.config import Experiment, LabConfig
     from devicelab.rounds.events import Listener
+    from devicelab.rounds.recommending import Recommendation
     from devicelab.rounds.running import Deployment, RunReport
 
     Array = np.ndarray[Any, Any]
@@ -242,6 +243,35 @@ class Lab(Closing):
             options=Options(devices, engine),
             listener=listener or silent,
         )
+
+    def recommend(
+        self,
+        experiment: Experiment | Path,
+        client: str,
+        *,
+        top: int = 10,
+        run: str | None = None,
+        devices: Sequence[str] = (),
+        engine: Path | None = None,
+    ) -> Recommendation:
+        """Ask the phone that holds a client's data what it recommends to it.
+
+        What is raised: :func:`devicelab.rounds.recommending.recommend`.
+
+        Args:
+            experiment: An experiment, or its file.
+            client: Whom to ask for.
+            top: How many items.
+            run: Whose model; the experiment's newest by default.
+            devices: Selectors of the devices that are meant, besides the experiment's own.
+            engine: The engine to push instead of the published one.
+        """
+        from devicelab.rounds.recommending import recommend  # noqa: PLC0415 - as above
+        from devicelab.rounds.running import Options  # noqa: PLC0415
+
+        loaded, _ = _experiment(experiment)
+        options = Options(devices, engine)
+        return recommend(self, self.directory, loaded, client, top=top, run=run, options=options)
 
     def close(self) -> None:
         """Give leases back and let go of all wires; may be called twice."""

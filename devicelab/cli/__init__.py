@@ -10,7 +10,17 @@ from typing import NoReturn
 
 import typer
 
-from devicelab.cli import clean, discover, doctor, export_plan, push_plan, run_round, runs, virtual
+from devicelab.cli import (
+    clean,
+    discover,
+    doctor,
+    export_plan,
+    push_plan,
+    recommend,
+    run_round,
+    runs,
+    virtual,
+)
 from devicelab.cli.output import flushed, prepare_streams, print_error
 from devicelab.errors import DevicelabError
 from devicelab.files import host_error
@@ -27,6 +37,7 @@ app = typer.Typer(
 app.command("discover")(discover.discover)
 app.command("push-plan")(push_plan.push_plan)
 app.command("run-round")(run_round.run_round)
+app.command("recommend")(recommend.recommend)
 app.command("export-plan")(export_plan.export_plan)
 app.add_typer(virtual.app, name="virtual")
 app.add_typer(runs.app, name="runs")

@@ -86,6 +86,24 @@ class TrainingPlan(ABC):
         del model, batch
         return {}
 
+    def recommend(self, model: nn.Module, known: Batch, top: int) -> Tensor:
+        """For recommenders: numbers of the ``top`` best items for the owner of some shards, the best first.
+
+        Args:
+            model: The model, for evaluation.
+            known: The owner's shard to train on, and of the one that is held out the tensors that this lacks.
+            top: How many.
+
+        Returns:
+            int64 [top].
+        """
+        raise NotImplementedError
+
+    def item_factors(self, model: nn.Module) -> Tensor | None:
+        """For recommenders: a row of factors an item, alike where items are alike; None if there are none."""
+        del model
+        return None
+
     def random_batch(
         self, examples: int, generator: torch.Generator, kind: Kind = "train"
     ) -> dict[str, Tensor]:

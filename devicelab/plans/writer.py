@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnx
@@ -14,7 +14,17 @@ from devicelab.errors import PlanError
 from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value
 from devicelab.plans.signature import METADATA_KEY, Signature
 
-__all__ = ["IR_VERSION", "OPSET", "Call", "Translator", "Writer", "operator_error", "write_onnx"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "Call",
+    "Port",
+    "Translator",
+    "Writer",
+    "operator_error",
+    "write_graph",
+    "write_onnx",
+]
 
 OPSET: Final = 18
 IR_VERSION: Final = 8  # the oldest that allows opset 18; ONNX Runtime 1.14 and newer read it
@@ -32,6 +42,22 @@ _LARGEST_INITIALIZER: Final = 4096  # elements; larger fills are made when the s
 
 Array = np.ndarray[Any, Any]
 Translator = Callable[["Writer", "Call"], str | Sequence[str]]
+
+
+class Port(Protocol):
+    """An input or output as a file describes it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def dtype(self) -> str:
+        """Its element type, by NumPy's name."""
+
+    @property
+    def shape(self) -> Sequence[int | str]:
+        """Its sizes; words where they are open."""
 
 
 def operator_error(node: Node, reason: str) -> PlanError:
@@ -236,37 +262,38 @@ class Writer:
             target = self.sizes(shape)
         return self.one("Reshape", name, target)
 
-    def model(self, graph: Graph, output_names: Sequence[str], signature: Signature) -> onnx.ModelProto:
-        """The finished file, outputs renamed to what the signature calls them."""
+    def model(
+        self, graph: Graph, name: str, inputs: Sequence[Port], outputs: Sequence[Port]
+    ) -> onnx.ModelProto:
+        """The finished file, outputs renamed to what they shall be called."""
+        output_names = [o.name for o in outputs]
         renamed: dict[str, str] = {}
-        taken = {i.name for i in signature.inputs} | set(self.initializers)
+        taken = {i.name for i in inputs} | set(self.initializers)
         for value, wanted in zip(graph.outputs, output_names, strict=True):
-            name = self._names[value]
-            if name in taken or name in renamed:
-                self.nodes.append(helper.make_node("Identity", [name], [wanted]))
+            made = self._names[value]
+            if made in taken or made in renamed:
+                self.nodes.append(helper.make_node("Identity", [made], [wanted]))
             else:
-                renamed[name] = wanted
+                renamed[made] = wanted
         for node in self.nodes:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-            node.output[:] = [renamed.get(name, name) for name in node.output]
+            node.input[:] = [renamed.get(each, each) for each in node.input]
+            node.output[:] = [renamed.get(each, each) for each in node.output]
         nodes = _alive(self.nodes, set(output_names))
         for node in nodes:  # ONNX Runtime 1.18 makes names of its own out of these, and trips over empty ones
             node.name = f"make/{node.output[0]}"
         body = helper.make_graph(
             nodes,
-            signature.name,
-            [_described(i.name, i.dtype, i.shape) for i in signature.inputs],
-            [_described(o.name, o.dtype, o.shape) for o in signature.outputs],
+            name,
+            [_described(i.name, i.dtype, i.shape) for i in inputs],
+            [_described(o.name, o.dtype, o.shape) for o in outputs],
             [i for i in self.initializers.values() if any(i.name in node.input for node in nodes)],
         )
-        model = helper.make_model(
+        return helper.make_model(
             body,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="devicelab",
         )
-        helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
-        return model
 
 
 def _alive(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
@@ -304,9 +331,26 @@ def write_onnx(graph: Graph, signature: Signature) -> onnx.ModelProto:
     Raises:
         PlanError: An operator has no translation; names it and the model's line.
     """
+    model = write_graph(graph, signature.name, signature.inputs, signature.outputs)
+    helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
+    return model
+
+
+def write_graph(graph: Graph, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
+    """Write a graph as a plain ONNX model.
+
+    Args:
+        graph: The graph.
+        name: What it is called.
+        inputs: Its inputs, in order.
+        outputs: Its outputs, in order.
+
+    Raises:
+        PlanError: An operator has no translation; names it and the model's line.
+    """
     from devicelab.plans.operators import TRANSLATORS  # noqa: PLC0415 - the translators import this module
 
-    writer = Writer(graph, [i.name for i in signature.inputs])
+    writer = Writer(graph, [i.name for i in inputs])
     for node in graph.nodes:
         translator = TRANSLATORS.get(node.op)
         if translator is None:
@@ -317,4 +361,4 @@ def write_onnx(graph: Graph, signature: Signature) -> onnx.ModelProto:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise operator_error(node, f"{type(error).__name__}: {error}") from error
-    return writer.model(graph, [o.name for o in signature.outputs], signature)
+    return writer.model(graph, name, inputs, outputs)

@@ -22,7 +22,7 @@ from devicelab.store.checkpoints import decode_tensors, encode_tensors
 from devicelab.store.run import Run
 from devicelab.store.runs import find_run, new_run_path, newest_run
 
-__all__ = ["begin_run", "find_resumable", "resume_run"]
+__all__ = ["begin_run", "find_resumable", "recorded_data", "resume_run"]
 
 _PACKAGES: Final = ("devicelab", "numpy", "onnx", "onnxruntime", "torch")
 _FREE: Final = {
@@ -99,8 +99,7 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
         before = load_experiment(path / "experiment.yaml", directory=experiment.directory)
         _check_unchanged(path.name, before, experiment)
         shards = prepare(experiment)
-        recorded = json.loads((path / "plan" / "data.json").read_bytes())["fingerprint"]
-        if shards.fingerprint != recorded:
+        if shards.fingerprint != recorded_data(path):
             raise ConfigError(
                 f"the data are not those that the run {path.name} began with", hint="begin a new run"
             )
@@ -111,6 +110,11 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
     except BaseException:
         run.close()
         raise
+
+
+def recorded_data(path: Path) -> str:
+    """The fingerprint of the shards that a run began with."""
+    return str(json.loads((path / "plan" / "data.json").read_bytes())["fingerprint"])
 
 
 def _check_unchanged(run: str, before: Experiment, now: Experiment) -> None:

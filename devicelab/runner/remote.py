@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,6 +63,7 @@ class RemoteRunner:
         graph: Path | bytes,
         inputs: Mapping[str, Array],
         *,
+        stored: Sequence[Blob | str] = (),
         threads: int = 1,
         seconds: float = 600.0,
         max_bytes: int = _LIMIT,
@@ -72,7 +73,9 @@ class RemoteRunner:
 
         Args:
             graph: The ONNX file, or its content.
-            inputs: A value for every input of the graph, by name.
+            inputs: A value for every input of the graph, by name; those that are stored may be missing.
+            stored: Up to three files of further inputs that stay on the device: what is to be in its cache, or
+                paths as a job names them.
             threads: For one operator.
             seconds: For running it, engine start included; not for the transfers.
             max_bytes: Outputs that take more are refused.
@@ -88,11 +91,18 @@ class RemoteRunner:
             DeadlineError: It took too long; it was ended.
         """
         content = _packed(inputs)
-        blob = Blob.of(graph)
-        self._cache.ensure([blob])
+        blobs = [Blob.of(graph), *(each for each in stored if isinstance(each, Blob))]
+        self._cache.ensure(blobs)
         name = f"run-{secrets.token_hex(8)}"
-        job = Job(job=name, verb="run", plan=cached(blob.sha256), inputs=_INPUTS, threads=threads)
-        session = JobSession(self.device, job, self._installation, uses=[blob.sha256])
+        files = [cached(each.sha256) if isinstance(each, Blob) else each for each in stored]
+        job = Job(
+            job=name,
+            verb="run",
+            plan=cached(blobs[0].sha256),
+            inputs=(_INPUTS, *files) if files else _INPUTS,
+            threads=threads,
+        )
+        session = JobSession(self.device, job, self._installation, uses=[blob.sha256 for blob in blobs])
         try:
             session.prepare()
             self.device.push(content, f"{session.directory}/{_INPUTS}")

@@ -19,7 +19,7 @@ from devicelab.config.data import (
 )
 from devicelab.data.examples import Dataset, check_alike, checked
 
-__all__ = ["load_source", "source_files"]
+__all__ = ["item_titles", "load_source", "source_files"]
 
 _MODULES: Final[dict[type[Source], str]] = {
     DigitsData: "digits",
@@ -53,6 +53,19 @@ def load_source(config: Source, *, seed: int, directory: Path) -> Dataset:
         checked(dataset.test, f"{what}, test set")
         check_alike(dataset.tensors, dataset.test, what)
     return dataset
+
+
+def item_titles(config: Source) -> tuple[str, ...]:
+    """What a source's items are called, by their numbers; empty if it has none, or no names for them.
+
+    Raises:
+        ConfigError, DataError: As :func:`load_source`.
+    """
+    if not isinstance(config, MovieLensData):
+        return ()
+    from devicelab.data.sources.movielens import titles  # noqa: PLC0415 - a source's module, as above
+
+    return titles(config)
 
 
 def source_files(config: Source) -> list[Path] | None:

@@ -35,7 +35,7 @@ from devicelab.errors import ConfigError, DataError
 from devicelab.fetching import Progress, run_client
 from devicelab.files import cache_dir, write_atomically
 
-__all__ = ["PACKAGE", "MovieLens", "fetch", "load", "read_movielens"]
+__all__ = ["PACKAGE", "MovieLens", "fetch", "load", "read_movielens", "titles"]
 
 PACKAGE: Final = "recbole==1.2.1"
 _INSIDE: Final = "recbole/dataset_example/ml-100k"
@@ -99,6 +99,11 @@ def load(config: MovieLensData, *, seed: int, directory: Path) -> Dataset:
     user = np.zeros_like(found.user) if config.user == "private" else found.user
     tensors = {"user": user, "item": found.item, "rating": found.rating}
     return Dataset(tensors, owners, found.time)
+
+
+def titles(config: MovieLensData) -> tuple[str, ...]:
+    """What the items are called, in the order of their numbers; empty where that is not known."""
+    return read_movielens(config.path).titles
 
 
 def read_movielens(path: Path | None = None, *, progress: Progress | None = None) -> MovieLens:

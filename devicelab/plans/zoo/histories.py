@@ -188,6 +188,19 @@ class DecayedHistories(TrainingPlan):
             for metric, values in found.items()
         }
 
+    def recommend(self, model: nn.Module, known: Batch, top: int) -> Tensor:
+        """From the whole history, what is held out included; nothing of it is recommended again."""
+        assert isinstance(model, _Decayed)
+        item, age, here = _everything(known) if "history" in known else _trained_on(known)
+        scores = model(model.watched(item), age.unsqueeze(0), here.unsqueeze(0))[0]
+        taken = torch.zeros(self.items).scatter_add(0, item, here.to(torch.float32)) > 0
+        return torch.topk(scores.masked_fill(taken, _EXCLUDED), top).indices
+
+    def item_factors(self, model: nn.Module) -> Tensor:
+        """What comes after an item and what before; alike for items that come in the same company."""
+        assert isinstance(model, _Decayed)
+        return torch.cat([model.watched.weight, model.score.weight], dim=1)
+
     def example_batch(self) -> Batch:
         """A history with every item in it once, as far as it goes."""
         generator = torch.Generator().manual_seed(7)
@@ -220,6 +233,19 @@ class DecayedHistories(TrainingPlan):
             "negatives": negatives,
             "protocol": protocol,
         }
+
+
+def _everything(known: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Items, ages, and which of them are there: the last query's history and its target."""
+    seen = known["seen"][-1:]
+    place = torch.arange(known["history"].shape[1] + 1)
+    longer = torch.cat([known["history"][-1], torch.zeros(1, dtype=torch.int64)])
+    return torch.where(place == seen, known["target"][-1:], longer), seen - place, place <= seen
+
+
+def _trained_on(known: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    position = known["position"]
+    return known["item"], position.max() - position, torch.ones_like(position, dtype=torch.bool)
 
 
 def _cross_entropy(scores: Tensor, target: Tensor, excluded: Tensor) -> Tensor:

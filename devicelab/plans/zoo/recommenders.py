@@ -75,6 +75,19 @@ class MatrixFactorization(_Interactions):
         error = model(batch["user"], batch["item"]) - batch["rating"]
         return {"squared_error": ((error * error).sum(), torch.ones_like(error).sum())}
 
+    def recommend(self, model: nn.Module, known: Batch, top: int) -> Tensor:
+        """The items that the user would rate highest, without those it has rated in its shard to train on."""
+        assert isinstance(model, _Factors)
+        item = known["item"]
+        scores = model(known["user"][:1].expand(self.items), torch.arange(self.items))
+        rated = torch.zeros(self.items).scatter_add(0, item, torch.ones_like(item, dtype=torch.float32)) > 0
+        return torch.topk(scores.masked_fill(rated, -1e9), top).indices
+
+    def item_factors(self, model: nn.Module) -> Tensor:
+        """What kind of user likes an item."""
+        assert isinstance(model, _Factors)
+        return model.item.weight
+
     def example_batch(self) -> Batch:
         """Random pairs with ratings from 1 to 5."""
         user, item, generator = self._pairs()
