@@ -16,64 +16,9 @@ from devicelab.rounds.running import RunReport
 from devicelab.rounds.setup import set_up
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
+from tests.rounds.films import TEXT, films_experiment
 from tests.rounds.simulation import simulate
 from tests.rounds.small import lab_of, models
-
-_ITEMS, _CLIENTS = 60, 9
-
-_TEXT = """\
-name: films
-seed: 4
-plan:
-  class: devicelab.plans.zoo:DecayedHistories
-  args: {items: 60, width: 4, length: 24, negatives: 9}
-  counts: {score.bias: item}
-data:
-  source: movielens
-  path: u.data
-  histories: {length: 24, negatives: 9}
-  held_out: {last: 1, validation: 1}
-round:
-  rounds: 3
-  clients: {number: 6}
-  steps: 1
-  batch_size: 32
-  deadline: 120s
-aggregation:
-  weight: sqrt_examples
-  server: {optimizer: fedadam, lr: 0.05, tau: 0.001}
-evaluation:
-  every: 3
-  training_loss: false
-"""
-
-
-def _experiment(directory: Path, *, changed: int = 0, text: str = _TEXT) -> Path:
-    """Films that mostly follow each other by number, and where each client begins.
-
-    Every user's films are a stretch of a walk through all of them.
-
-    Args:
-        directory: Where to write experiment and data.
-        changed: How many of each user's last films are other ones.
-        text: The experiment.
-    """
-    directory.mkdir()
-    lines = []
-    for user in range(_CLIENTS):
-        films = [(6 * user + 3 * step) % _ITEMS for step in range(10 + user)]
-        rest = [film for film in range(_ITEMS) if film not in films]
-        films[len(films) - changed :] = rest[:changed]
-        lines += [f"{user}\t{film}\t3\t{time}" for time, film in enumerate(films)]
-    directory.joinpath("u.data").write_text("\n".join(lines + _everything()) + "\n")
-    path = directory / "films.yaml"
-    path.write_text(text)
-    return path
-
-
-def _everything() -> list[str]:
-    """Three more users who see to it that every film has its number, whatever the others held out."""
-    return [f"{100 + film % 3}\t{film}\t3\t{film}" for film in range(_ITEMS)]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +34,7 @@ def _run(phones: list[VirtualPhone], directory: Path, path: Path) -> RunReport:
 def test_phones_learn_what_a_simulation_learns_and_rank_what_is_held_out(
     phones: list[VirtualPhone], tmp_path: Path
 ) -> None:
-    path = _experiment(tmp_path / "one")
+    path = films_experiment(tmp_path / "one")
     done = _run(phones, tmp_path, path)
     experiment = load_experiment(path)
     plan = load_plan(experiment)
@@ -108,7 +53,7 @@ def test_phones_learn_what_a_simulation_learns_and_rank_what_is_held_out(
 
 
 def test_nothing_that_is_held_out_has_a_part_in_the_model(phones: list[VirtualPhone], tmp_path: Path) -> None:
-    one, other = _experiment(tmp_path / "one"), _experiment(tmp_path / "other", changed=2)
+    one, other = films_experiment(tmp_path / "one"), films_experiment(tmp_path / "other", changed=2)
     setups = [set_up(load_experiment(path)) for path in (one, other)]
     shards = [setup.shards.clients for setup in setups]
     for client in shards[0]:
@@ -125,13 +70,13 @@ def test_nothing_that_is_held_out_has_a_part_in_the_model(phones: list[VirtualPh
 
 
 def test_the_validation_part_is_what_choices_are_made_on(phones: list[VirtualPhone], tmp_path: Path) -> None:
-    path = _experiment(tmp_path / "one", text=_TEXT.replace("every: 3", "every: 3\n  split: validation"))
+    path = films_experiment(tmp_path / "one", text=TEXT.replace("every: 3", "every: 3\n  split: validation"))
     metrics = _run(phones, tmp_path, path).rounds[-1].metrics
     assert "eval/hr@10.a" in metrics
     assert not any(name.endswith(".b") for name in metrics)
 
 
 def test_a_plan_that_evaluates_on_other_data_measures_no_training_loss(tmp_path: Path) -> None:
-    text = textwrap.dedent(_TEXT).replace("training_loss: false", "training_loss: true")
+    text = textwrap.dedent(TEXT).replace("training_loss: false", "training_loss: true")
     with pytest.raises(ConfigError, match="evaluates on other data than it trains on"):
-        set_up(load_experiment(_experiment(tmp_path / "one", text=text)))
+        set_up(load_experiment(films_experiment(tmp_path / "one", text=text)))
