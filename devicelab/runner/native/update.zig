@@ -23,7 +23,8 @@ pub const Update = struct {
     values: *const Values,
     combine: Combine,
     clip_norm: ?f64,
-    sums: []const []align(64) f64, // by shared value, for `sum`
+    alone: bool, // a sum of one client's delta is written as it comes, and takes no memory
+    sums: []const []align(64) f64, // by shared value, for a sum of several
     writer: files.Writer,
 
     /// Opens the file. The update must stay where it is in memory.
@@ -36,7 +37,14 @@ pub const Update = struct {
         clients: usize,
     ) Failure!void {
         const allocator = arena.allocator();
-        update.* = .{ .values = values, .combine = combine, .clip_norm = clip_norm, .sums = &.{}, .writer = undefined };
+        update.* = .{
+            .values = values,
+            .combine = combine,
+            .clip_norm = clip_norm,
+            .alone = clients == 1,
+            .sums = &.{},
+            .writer = undefined,
+        };
         try update.writer.create(results.update_name, try allocator.alloc(u8, files.Writer.buffer_bytes));
         errdefer update.writer.abandon();
         var entries: std.ArrayList(safetensors.Entry) = .empty;
@@ -53,7 +61,7 @@ pub const Update = struct {
             }
         }
         try safetensors.writeHeader(allocator, &update.writer, entries.items);
-        if (combine == .sum) update.sums = try makeSums(arena, values);
+        if (combine == .sum and !update.alone) update.sums = try makeSums(arena, values);
     }
 
     /// Takes the delta of a client whose training has just ended.
@@ -97,21 +105,25 @@ pub const Update = struct {
         while (deltas.next()) |numbers| {
             if (update.combine == .each) {
                 try update.writer.write(std.mem.sliceAsBytes(numbers));
-                continue;
+            } else if (update.alone) {
+                var sum: [block]f64 = @splat(0);
+                addWeighted(T, sum[0..numbers.len], weight, numbers);
+                try update.writeSum(T, value, sum[0..numbers.len]);
+            } else {
+                addWeighted(T, update.sums[index][place..][0..numbers.len], weight, numbers);
+                place += numbers.len;
             }
-            for (update.sums[index][place..][0..numbers.len], numbers) |*sum, number| sum.* += weight * number;
-            place += numbers.len;
         }
     }
 
     /// Writes what is left to write, and gives the file its name.
     pub fn finish(update: *Update) Failure!files.Written {
         var index: usize = 0;
-        if (update.combine == .sum) for (update.values.list) |*value| {
+        if (update.combine == .sum and !update.alone) for (update.values.list) |*value| {
             if (!value.isShared()) continue;
             switch (value.input.dtype) {
-                .f32 => try update.writeSum(f32, value, index),
-                .f64 => try update.writeSum(f64, value, index),
+                .f32 => try update.writeSum(f32, value, update.sums[index]),
+                .f64 => try update.writeSum(f64, value, update.sums[index]),
                 else => unreachable, // never shared
             }
             index += 1;
@@ -119,12 +131,12 @@ pub const Update = struct {
         return update.writer.commit();
     }
 
-    fn writeSum(update: *Update, comptime T: type, value: *const Value, index: usize) Failure!void {
-        var rest: []const f64 = update.sums[index];
+    fn writeSum(update: *Update, comptime T: type, value: *const Value, sum: []const f64) Failure!void {
+        var rest = sum;
         var rounded: [block]T = undefined;
         while (rest.len > 0) {
             const count = @min(block, rest.len);
-            for (rest[0..count], rounded[0..count]) |sum, *number| number.* = @floatCast(sum);
+            for (rest[0..count], rounded[0..count]) |number, *to| to.* = @floatCast(number);
             if (!allFinite(T, rounded[0..count])) return fail(
                 error.NotFinite,
                 "the sum of \"{}\" is not finite",
@@ -135,6 +147,10 @@ pub const Update = struct {
         }
     }
 };
+
+fn addWeighted(comptime T: type, sums: []f64, weight: f64, numbers: []const T) void {
+    for (sums, numbers) |*sum, number| sum.* += weight * number;
+}
 
 fn makeSums(arena: *Arena, values: *const Values) Failure![]const []align(64) f64 {
     var sums: std.ArrayList([]align(64) f64) = .empty;

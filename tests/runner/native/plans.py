@@ -94,6 +94,14 @@ class Table(TrainingPlan):
         return {"item": torch.arange(50), "rating": torch.linspace(1, 5, 50)}
 
 
+class LargeTable(Table):
+    """One of 16 MB."""
+
+    def module(self) -> nn.Module:
+        torch.manual_seed(5)
+        return nn.Embedding(1_000_000, 4)
+
+
 PLANS: dict[str, Callable[[], TrainingPlan]] = {
     plan.name: plan for plan in (Line, PrivateLine, AdamLine, FixedLine, NearLine, Normalized, Table)
 }

@@ -12,8 +12,8 @@ import torch
 from devicelab.plans.check import CHANGE_TOLERANCE
 from devicelab.runner.messages import TrainResult
 from devicelab.runner.reference import LocalTraining
-from tests.runner.native.bench import Bench, Exported, clients
-from tests.runner.native.plans import FixedLine, Line, shard
+from tests.runner.native.bench import Bench, Exported, clients, export
+from tests.runner.native.plans import FixedLine, LargeTable, Line, shard
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -118,6 +118,39 @@ def test_the_sum_is_that_of_the_weighted_deltas(exported: Export, bench: Bench) 
         np.testing.assert_array_equal(array, right.astype(np.float32))
     assert [c.norm for c in result.clients] == [c.norm for c in each_result.clients]
     assert sum(c.clipped for c in result.clients) == 2
+
+
+@pytest.mark.parametrize("model", ["normalized", "table"])
+def test_a_sum_of_one_is_its_weighted_delta_to_the_bit(model: str, exported: Export, bench: Bench) -> None:
+    plan = exported(model)
+    job = bench.plan(plan, shard(plan.traced.step.plan, 20), clip_norm=0.05)
+    job["clients"][0]["weight"] = 0.3
+    bench.train(job)
+    each = bench.load("update.safetensors")
+    bench.forget()
+    bench.train(job | {"combine": "sum"})
+    for name, array in bench.load("update.safetensors").items():
+        right = (0.0 + 0.3 * each[f"0/{name}"].astype(np.float64)).astype(array.dtype)
+        assert array.tobytes() == right.tobytes()
+
+
+def test_a_sum_of_one_takes_no_memory(bench: Bench) -> None:
+    plan = export(LargeTable())
+    job = bench.plan(plan, shard(LargeTable(), 20))
+    each = bench.train(job)
+    bench.forget()
+    alone = bench.train(job | {"combine": "sum"})
+    table = plan.initial["param/weight"].nbytes
+    assert each.peak_rss_kb * 1024 > table
+    assert (alone.peak_rss_kb - each.peak_rss_kb) * 1024 < table / 2  # a sum in double precision would be two
+
+
+def test_a_sum_of_one_that_is_beyond_the_type_names_the_client(exported: Export, bench: Bench) -> None:
+    job = bench.plan(exported("line"), shard(Line(), 20), combine="sum")
+    job["clients"][0]["weight"] = 1e300
+    outcome = bench.run("train", job)
+    assert (outcome.code, outcome.failure.code, outcome.failure.client) == (76, "not-finite", "c0")
+    assert "update.safetensors" not in bench.names()
 
 
 def test_clipping_scales_a_delta_down_to_the_norm(exported: Export, bench: Bench) -> None:
