@@ -1,4 +1,4 @@
-//! The lines on stdout: hello, progress as a heartbeat, one done or error. Each is one write.
+//! The lines on stdout: hello, progress as a heartbeat, one done or error. Each is one write, unless it is very long.
 //!
 //! A timer's signal writes the progress line, so that a long step is no silence. The main flow changes what the line
 //! says, and writes lines of its own, only between `begin` and `end`; a signal that falls in between is made up for
@@ -32,8 +32,16 @@ var progress: Progress = .{};
 /// Ends the step that is running. Called from signals' handlers.
 pub var interrupt: ?*const fn () void = null;
 
-pub fn interruptStep() void {
+fn interruptStep() void {
     if (interrupt) |function| function();
+}
+
+var leaving = false;
+
+/// The job is to end: now, and not when the reader of stdout pleases. Called from signals' handlers.
+pub fn leave() void {
+    @atomicStore(bool, &leaving, true, .seq_cst);
+    interruptStep();
 }
 
 var started: u64 = 0;
@@ -101,10 +109,30 @@ pub fn hello(engine: []const u8) Failure!void {
 /// Writes a line of the main flow.
 pub fn line(bytes: []const u8) Failure!void {
     begin();
-    sys.writeAll(stdout, bytes) catch {
-        unwritable = sys.last_errno;
+    say(bytes) catch |failure| switch (failure) {
+        error.Leaving => return fail(error.Stopped, "stopped while nobody read stdout", .{}),
+        error.System => unwritable = sys.last_errno,
     };
     try check();
+}
+
+const chunk_bytes = 4096; // a pipe or socket that has any room has as much
+const poll_milliseconds = 100;
+
+/// How often the reader is waited for once the job is to end: one second in all, whatever the number of lines.
+var last_polls: u32 = 10;
+
+/// Waits for a reader who is slow, but not when the job is to end.
+fn say(bytes: []const u8) (sys.Error || error{Leaving})!void {
+    var rest = bytes;
+    while (rest.len > 0) {
+        if (sys.awaitRoom(stdout, if (last_polls > 0) poll_milliseconds else 0)) {
+            rest = rest[try sys.write(stdout, rest[0..@min(rest.len, chunk_bytes)])..];
+        } else if (@atomicLoad(bool, &leaving, .seq_cst)) {
+            if (last_polls == 0) return error.Leaving;
+            last_polls -|= 1;
+        }
+    }
 }
 
 /// Fails if a line could not be written, be it one of the timer's.
@@ -130,7 +158,7 @@ pub fn failed(failure: Failure) void {
     }
     text.raw("}\n");
     std.debug.assert(text.fits());
-    sys.writeAll(stdout, text.written()) catch {};
+    say(text.written()) catch {};
 }
 
 fn beat() void {
@@ -148,8 +176,11 @@ fn beat() void {
     }
     text.print(",\"ms\":{}}\n", .{elapsed()});
     std.debug.assert(text.fits());
-    sys.writeAll(stdout, text.written()) catch {
-        unwritable = sys.last_errno;
-        interruptStep();
+    say(text.written()) catch |failure| switch (failure) {
+        error.Leaving => {}, // the main flow knows
+        error.System => {
+            unwritable = sys.last_errno;
+            interruptStep();
+        },
     };
 }

@@ -82,7 +82,7 @@ fn alarm(_: SIG) callconv(.c) void {
 
 fn stop(signal: SIG) callconv(.c) void {
     @atomicStore(u32, &stop_signal, @backingInt(signal), .seq_cst);
-    messages.interruptStep();
+    messages.leave();
 }
 
 /// A file that was cut short while it is mapped, or a defect of the engine's or ours. Memory cannot be trusted any

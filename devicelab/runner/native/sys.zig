@@ -93,14 +93,24 @@ pub fn read(fd: Fd, buffer: []u8) Error!usize {
 /// Writes all of it, with one call where the kernel takes it at once.
 pub fn writeAll(fd: Fd, bytes: []const u8) Error!void {
     var rest = bytes;
-    while (rest.len > 0) {
-        const written = again(linux.write, .{ fd, rest.ptr, rest.len }) catch |failure| {
-            if (last_errno != .AGAIN) return failure;
-            pause(10 * std.time.ns_per_ms); // somebody made this pipe non-blocking
-            continue;
-        };
-        rest = rest[written..];
-    }
+    while (rest.len > 0) rest = rest[try write(fd, rest)..];
+}
+
+/// How much the kernel took; nothing where it would take none now, and the file was made non-blocking.
+pub fn write(fd: Fd, bytes: []const u8) Error!usize {
+    return again(linux.write, .{ fd, bytes.ptr, bytes.len }) catch |failure| {
+        if (last_errno != .AGAIN) return failure;
+        pause(10 * std.time.ns_per_ms);
+        return 0;
+    };
+}
+
+/// Waits until a write would not block, but no longer than that or until the next signal. True also where a write
+/// would fail at once.
+pub fn awaitRoom(fd: Fd, timeout_milliseconds: i32) bool {
+    var polled = [1]linux.pollfd{.{ .fd = fd, .events = linux.POLL.OUT, .revents = 0 }};
+    const count = linux.poll(&polled, 1, timeout_milliseconds);
+    return fault(count) == .SUCCESS and count > 0;
 }
 
 pub fn sync(fd: Fd) Error!void {

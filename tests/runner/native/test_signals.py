@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devicelab.runner.messages import Hello, Progress
+from devicelab.runner.messages import Hello, Progress, TrainResult
 from devicelab.runner.parsing import parse_message
 from tests.runner.native.bench import SECONDS, Bench, Exported, Outcome, outcome
 from tests.runner.native.graphs import LOOP_INPUT, long_loop
@@ -142,6 +143,43 @@ def test_nobody_reads_any_more(
     assert not [
         name for name in bench.names() if "update" in name or "result" in name or name.endswith(".part")
     ]
+
+
+@pytest.mark.parametrize("in_a_step", [False, True])
+def test_a_reader_that_does_not_read_keeps_nobody_from_stopping(
+    in_a_step: bool, endless: dict[str, Any], endless_step: dict[str, Any], bench: Bench
+) -> None:
+    job = endless_step if in_a_step else endless
+    bench.ask(job)
+    reader, writer = os.pipe()
+    with bench.start(job["verb"], stdout=writer) as process:
+        try:
+            assert b'"hello"' in os.read(reader, 1 << 16)
+            os.set_blocking(writer, False)  # for the runner as well: they share it
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(writer, bytes(512))
+            os.set_blocking(writer, True)
+            time.sleep(1)  # until a heartbeat is stuck
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS) == 75
+        finally:
+            process.kill()
+            os.close(writer)
+            os.close(reader)
+    assert not [name for name in bench.names() if name.endswith(".part")]
+
+
+def test_a_result_longer_than_a_pipe_waits_for_its_reader(exported: Export, bench: Bench) -> None:
+    data = [shard(Line(), 4, seed=n) for n in range(400)]
+    bench.ask(bench.plan(exported("line"), *data, combine="sum"))
+    with bench.start("train") as process:
+        time.sleep(1)
+        out, _ = process.communicate(timeout=SECONDS)
+    done = parse_message(out.splitlines()[-1])
+    assert isinstance(done, TrainResult)
+    assert len(done.clients) == 400
+    assert len(out) > 1 << 16
 
 
 def test_stdout_that_is_closed_from_the_start(endless: dict[str, Any], bench: Bench) -> None:
