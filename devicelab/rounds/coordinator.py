@@ -8,10 +8,8 @@ more updates are wanted (once the round is aggregated).
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -39,13 +37,14 @@ from devicelab.rounds.events import (
     RunFinished,
     RunStarted,
 )
+from devicelab.rounds.health import health_event, sample_of
 from devicelab.rounds.jobs import Asking, Task, job_id, parameters_blob
 from devicelab.rounds.lanes import Lanes
 from devicelab.rounds.part import Context, Part, settle
 from devicelab.rounds.placing import Placing, place_clients
 from devicelab.rounds.setup import Setup
 from devicelab.rounds.station import Station
-from devicelab.rounds.worker import InterruptedRoundError
+from devicelab.rounds.team import Countdown, Team
 from devicelab.runner.cache import Blob
 from devicelab.store.records import (
     CheckpointRecord,
@@ -59,7 +58,6 @@ from devicelab.store.run import Run
 
 __all__ = ["Coordinator", "no_device"]
 
-_LOOK_UP: Final = 0.2  # seconds between two chances for Ctrl-C
 _WAITING: Final = (JobState.PLANNED, JobState.PUSHED, JobState.STARTED, JobState.DONE)
 
 Model = dict[str, NDArray[Any]]
@@ -85,9 +83,8 @@ class Coordinator:
         self._crew = crew
         self._asking = Asking(run.path.name, setup)
         self._tell = tell
-        self._stop = threading.Event()
-        self._work: list[Future[None]] = []
-        self._context = Context(run, setup, lanes, crew.gates, tell, self._check_stop, crew.doubt)
+        self._team = Team()
+        self._context = Context(run, setup, lanes, crew.gates, tell, self._team.check, crew.doubt)
 
     def advance(self, last: int) -> list[RoundResult]:
         """Go on with the run until a round is done.
@@ -116,13 +113,13 @@ class Coordinator:
         )
         try:
             results = [self._round(number) for number in range(point.next_round, last + 1)]
-            self._join()
+            self._team.join()
             self._settle()
         except BaseException:
-            self._stop.set()
+            self._team.interrupt()
             raise
         finally:
-            self._join()
+            self._team.join()
         checkpoint = self._checkpoint()
         self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
         return results
@@ -132,19 +129,19 @@ class Coordinator:
         if self._ledger.leftovers():
             stations, _ = self._crew.muster()
             for station in stations:
-                self._work.append(station.submit(partial(_settled, self._context, station)))
-            self._join()
+                self._team.submit(station, partial(_settled, self._context, station))
+            self._team.join()
 
     def _round(self, number: int) -> RoundResult:
         record = self._ledger.begin_round(number)
         began = time.time() if record.state is RoundState.SELECTING else record.started
         self._tell(RoundStarted(number))
-        self._join()
+        self._team.join()
         stations, excluded = self._crew.muster()
         try:
             return self._through(record, stations, excluded, began)
         except RoundError as error:
-            self._join()
+            self._team.join()
             self._ledger.fail_round(number, error.message)
             raise
 
@@ -208,9 +205,13 @@ class Coordinator:
                 if clients := by_device[station.identity]:
                     job = job_id(self._run.path.name, "r", number, station.identity, record.attempt)
                     self._plan(job, number, station.identity, clients, parameters)
+                    self._ledger.record_samples(job, [sample_of(station.device.facts)])
             self._ledger.advance_round(number, RoundState.CONFIGURED)
         chosen = {serials[key]: tuple(clients) for key, clients in by_device.items() if clients}
         self._tell(CohortChosen(number, chosen, placing.excluded))
+        for station in stations:
+            if by_device[station.identity]:
+                self._tell(health_event(number, station.serial, sample_of(station.device.facts)))
 
     def _plan(
         self, job: str, number: int, device: str, clients: Sequence[str], parameters: Blob
@@ -238,25 +239,23 @@ class Coordinator:
         jobs = [job for job in self._ledger.jobs(number) if job.verb == "train" and job.state in _WAITING]
         if record.state in (RoundState.SELECTING, RoundState.CONFIGURED):
             self._ledger.advance_round(number, RoundState.TRAINING)
-        undecided = _Countdown(len(jobs))
+        undecided = Countdown(job.id for job in jobs)
         for job in jobs:
             station = here.get(job.device)
             if station is None:
                 self._absent(job)
-                undecided.one_less(job.id)
+                undecided.done(job.id)
                 continue
             planned, task = self._plan(job.id, number, job.device, job.clients, parameters)
-            done = _Once(undecided, job.id)
-            part = Part(self._context, station, planned, task, done)
-            self._submit(station, part.run, done)
-        while not undecided.wait(_LOOK_UP):
-            self._raise_failures()
-        self._raise_failures()
+            decided = partial(undecided.done, job.id)
+            part = Part(self._context, station, planned, task, decided)
+            self._team.submit(station, part.run, decided)
+        self._team.wait_for(undecided)
         self._ledger.advance_round(number, RoundState.COLLECTING)
 
     def _absent(self, job: JobRecord) -> None:
         reason = "it is not here, or not ready, to go on with what it was asked"
-        serial = {each.identity: each.serial for each in self._ledger.devices()}.get(job.device, job.device)
+        serial = self._serials().get(job.device, job.device)
         with self._ledger.together():
             self._ledger.end_job(job.id, JobState.FAILED, reason)
             self._ledger.exclude(job.round, job.device, reason, job.clients)
@@ -268,8 +267,11 @@ class Coordinator:
         counted = len(self._ledger.updates(number, accepted=True))
         quorum = self._setup.experiment.round.quorum
         if counted == 0 or counted < quorum * len(cohort):
-            missing = [job for job in self._ledger.jobs(number) if job.reason]
-            why = "; ".join(f"{job.device} {job.state}: {job.reason}" for job in missing[:5])
+            names, jobs = self._serials(), self._ledger.jobs(number)
+            ends = [
+                f"{names.get(job.device, job.device)} {job.state}: {job.reason}" for job in jobs if job.reason
+            ]
+            why = "; ".join(ends[-5:])
             raise RoundError(
                 f"round {number} has the updates of {counted} of {len(cohort)} clients, "
                 f"{quorum:.0%} are needed" + (f" ({why})" if why else ""),
@@ -315,12 +317,10 @@ class Coordinator:
                 task = self._asking.evaluate(job, clients=clients, parameters=parameters)
                 record = plan_evaluation(self._context, station, task, number)
                 work.append((station, measure(self._context, station, record, task)))
-        remaining = _Countdown(len(work))
+        remaining = Countdown(str(place) for place in range(len(work)))
         for place, (station, one) in enumerate(work):
-            self._submit(station, partial(one, tally), _Once(remaining, str(place)))
-        while not remaining.wait(_LOOK_UP):
-            self._raise_failures()
-        self._raise_failures()
+            self._team.submit(station, partial(one, tally), partial(remaining.done, str(place)))
+        self._team.wait_for(remaining)
         if tally.examples:
             metrics = tally.metrics()
             self._note(number, "devices", values(metrics), tally.examples)
@@ -346,7 +346,6 @@ class Coordinator:
             if each.round == number:
                 prefix = "eval" if each.place == "devices" else "test"
                 metrics |= {f"{prefix}/{name}": value for name, value in values(each.metrics).items()}
-        serials = {each.identity: each.serial for each in self._ledger.devices()}
         return RoundResult(
             round=number,
             devices=summary.devices,
@@ -358,40 +357,23 @@ class Coordinator:
             seconds=time.time() - began,
             bytes_sent=summary.bytes_sent,
             bytes_received=summary.bytes_received,
-            excluded=tuple(
-                Exclusion(serials.get(each.device, each.device), each.reason, each.clients)
-                for each in self._ledger.exclusions(number)
-            ),
+            excluded=self._missing(number),
         )
 
-    def _submit(self, station: Station, work: Callable[[], None], done: Callable[[], object]) -> None:
-        """Have something done in a device's thread; ``done`` is called however it ends."""
+    def _missing(self, number: int) -> tuple[Exclusion, ...]:
+        """Who is not part of a round after all: what failed in one attempt may have worked in the next."""
+        accepted = self._ledger.updates(number, accepted=True)
+        clients, devices = {each.client for each in accepted}, {each.device for each in accepted}
+        names = self._serials()
+        return tuple(
+            Exclusion(names.get(each.device, each.device), each.reason, each.clients)
+            for each in self._ledger.exclusions(number)
+            if not (set(each.clients) <= clients if each.clients else each.device in devices)
+        )
 
-        def whole() -> None:
-            try:
-                work()
-            finally:
-                done()
-
-        self._work.append(station.submit(whole))
-
-    def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise InterruptedRoundError
-
-    def _raise_failures(self) -> None:
-        """Raise what went wrong on this host's side in a device's thread."""
-        for each in self._work:
-            if each.done() and (error := each.exception()) is not None:
-                raise error
-
-    def _join(self) -> None:
-        """Wait until no device's thread has anything to do; raise what went wrong there, except for the end."""
-        work, self._work = self._work, []
-        failures = [error for each in work if (error := each.exception()) is not None]
-        for error in failures:
-            if not isinstance(error, InterruptedRoundError):
-                raise error
+    def _serials(self) -> dict[str, str]:
+        """How devices are called, by identity."""
+        return {each.identity: each.serial for each in self._ledger.devices()}
 
 
 def no_device(excluded: Sequence[Exclusion]) -> NoDeviceError:
@@ -403,34 +385,3 @@ def no_device(excluded: Sequence[Exclusion]) -> NoDeviceError:
 
 def _settled(context: Context, station: Station) -> None:
     settle(context, station)
-
-
-class _Countdown:
-    """Counts what is still to be waited for; each name counts once."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-        self._seen: set[str] = set()
-        self._changed = threading.Condition()
-
-    def one_less(self, name: str) -> None:
-        with self._changed:
-            if name not in self._seen:
-                self._seen.add(name)
-                self._left -= 1
-                self._changed.notify_all()
-
-    def wait(self, seconds: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._left <= 0, seconds)
-
-
-class _Once:
-    """Calls a countdown for one name."""
-
-    def __init__(self, countdown: _Countdown, name: str) -> None:
-        self._countdown = countdown
-        self._name = name
-
-    def __call__(self) -> None:
-        self._countdown.one_less(self._name)

@@ -17,10 +17,23 @@ from devicelab.rounds.worker import Ended
 from devicelab.store.ledger import Ledger
 from devicelab.store.records import Sample
 
-__all__ = ["HealthWatch"]
+__all__ = ["HealthWatch", "health_event", "sample_of"]
 
 _EVERY: Final = 10.0
 _PATIENCE: Final = 5.0
+
+
+def sample_of(facts: DeviceFacts) -> Sample:
+    """How a device is now, as far as it tells."""
+    status = None if facts.thermal_status is None else facts.thermal_status.label
+    return Sample(time.time(), facts.battery_percent, facts.battery_celsius, status)
+
+
+def health_event(round_number: int, device: str, sample: Sample) -> DeviceHealth:
+    """A sample for whoever listens."""
+    return DeviceHealth(
+        round_number, device, sample.battery_percent, sample.battery_celsius, sample.thermal_status
+    )
 
 
 class HealthWatch:
@@ -79,18 +92,9 @@ class HealthWatch:
         Raises:
             Ended: It is too hot to go on.
         """
-        status = None if facts.thermal_status is None else facts.thermal_status.label
-        sample = Sample(time.time(), facts.battery_percent, facts.battery_celsius, status)
+        sample = sample_of(facts)
         self._ledger.record_samples(self._job, [sample])
-        self._tell(
-            DeviceHealth(
-                self._round,
-                self._station.serial,
-                sample.battery_percent,
-                sample.battery_celsius,
-                sample.thermal_status,
-            )
-        )
+        self._tell(health_event(self._round, self._station.serial, sample))
         hot = [reason.text for reason in check(facts, self._gates) if reason.gate.heat and not reason.unknown]
         if hot:
             raise Ended(Phase.FAILED, f"stopped, it is too hot: {'; '.join(hot)}")
