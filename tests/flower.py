@@ -16,16 +16,21 @@ from devicelab.files import cache_dir
 __all__ = ["REQUIREMENT", "flower_environment", "flower_python"]
 
 REQUIREMENT: Final = "flwr==1.42.0"
+_SIMULATION: Final = "flwr[simulation]==1.42.0"
 _SECONDS: Final = 170
 
 
-def flower_python() -> Path:
+def flower_python(*, simulation: bool = False) -> Path:
     """The interpreter that can import ``flwr``; its environment is made in the cache the first time.
+
+    Args:
+        simulation: Whether it is to simulate, which takes Ray; that has an environment of its own.
 
     Raises:
         RuntimeError: It cannot be installed.
     """
-    home = cache_dir() / "flower" / f"{REQUIREMENT}-{sys.implementation.cache_tag}"
+    requirement = _SIMULATION if simulation else REQUIREMENT
+    home = cache_dir() / "flower" / f"{requirement}-{sys.implementation.cache_tag}"
     python, done = home / "bin" / "python", home / "done"
     home.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -37,14 +42,14 @@ def flower_python() -> Path:
         shutil.rmtree(home, ignore_errors=True)
         _run(sys.executable, "-m", "venv", "--without-pip", str(home))
         pip = ("-m", "pip", "--disable-pip-version-check", "--python", str(python))
-        _run(sys.executable, *pip, "install", "--quiet", REQUIREMENT)
+        _run(sys.executable, *pip, "install", "--quiet", requirement)
         done.touch()
     return python
 
 
 def flower_environment() -> dict[str, str]:
-    """Environment variables for it: no telemetry."""
-    return {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "PYTHONPATH": ""}
+    """Environment variables for it: it calls nobody."""
+    return {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONPATH": ""}
 
 
 def _run(*argv: str) -> None:
