@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from devicelab.plans.optimizers import SGD
 from devicelab.plans.plan import Batch, TrainingPlan
 
-
 ROW = 250  # summed row by row: one long sum of float32 is a little different in every library
 
 

@@ -24,7 +24,7 @@ server = ServerApp()
 
 
 @client.train()
-def train(message: Message, context: Context) -> Message:
+def train(message: Message, _context: Context) -> Message:
     told = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
     return Message(RecordDict(told), reply_to=message)
 
@@ -69,12 +69,12 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def simulate(options) -> None:
-    from flwr.simulation import run_simulation
+    from flwr.simulation import run_simulation  # noqa: PLC0415 - takes Ray
 
     simulated = ServerApp()
 
     @simulated.main()
-    def main(grid: Grid, context: Context) -> None:
+    def main(grid: Grid, _context: Context) -> None:
         run(grid, options)
 
     ray = {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "_temp_dir": options["scratch"]}
