@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from devicelab.adb.connection import Transport
 from devicelab.adb.program import ServerAddress
@@ -22,10 +23,11 @@ from devicelab.adb.reconnect import forget
 from devicelab.adb.transports import open_transport
 from devicelab.closing import Closing
 from devicelab.deadline import Deadline
-from devicelab.devices.device import Device
+from devicelab.devices.device import Deadlines, Device
 from devicelab.devices.discovery import Discovery
 from devicelab.devices.health import Gates
 from devicelab.devices.leases import Lease, Leases
+from devicelab.devices.naming import recognize
 from devicelab.devices.quarantine import Quarantine
 from devicelab.devices.selectors import select
 from devicelab.errors import DeviceNotReadyError
@@ -36,13 +38,21 @@ if TYPE_CHECKING:  # they load pydantic and numpy, which looking at phones does 
 
     from devicelab.config import Experiment, LabConfig
     from devicelab.rounds.events import Listener
+    from devicelab.rounds.lanes import Lanes
     from devicelab.rounds.recommending import Recommendation
     from devicelab.rounds.running import Deployment, RunReport
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Lab", "take_down"]
+__all__ = ["LAB_FILE", "Lab", "take_down"]
 
+LAB_FILE: Final = "lab.yaml"
+"""A lab file's name in its state directory."""
+
+TransportChoice = Literal["auto", "server", "direct"]
+
+_PATIENCE = 5.0
+_AUTHORIZE = 1.0
 _FORGET_SECONDS = 5.0
 _START_SECONDS = 15.0  # an adb server that has to be started takes some seconds on a busy machine
 
@@ -52,14 +62,17 @@ class Lab(Closing):
 
     Args:
         directory: The state directory; see :func:`devicelab.files.state_dir`.
+        config: What is known of the devices on this desk (:func:`devicelab.config.load_lab`); what is said
+            besides it goes before it.
         transport: ``auto`` takes a running adb server, else starts one if there is an adb program, else reaches
-            phones directly.
+            phones directly; ``auto`` by default.
         addresses: ``host:port`` of phones on TCP to look for, besides this lab's virtual phones and what the
             transport finds by itself.
         gates: The health limits.
-        patience: Seconds that one phone may take to answer during discovery.
+        strict: Whether what a phone does not tell counts against it, whatever else the gates say.
+        patience: Seconds that one phone may take to answer during discovery; 5 by default.
         authorize: Seconds that somebody has to press "Allow" on a phone that does not know this host (an adb
-            server keeps the question open by itself).
+            server keeps the question open by itself); 1 by default.
 
     Raises:
         AdbUnavailableError: ``server`` was asked for and there is none.
@@ -69,37 +82,80 @@ class Lab(Closing):
         self,
         directory: Path | None = None,
         *,
-        transport: Literal["auto", "server", "direct"] = "auto",
+        config: LabConfig | None = None,
+        transport: TransportChoice | None = None,
         addresses: Sequence[str] = (),
         gates: Gates | None = None,
-        patience: float = 5.0,
-        authorize: float = 1.0,
+        strict: bool = False,
+        patience: float | None = None,
+        authorize: float | None = None,
     ) -> None:
         self.directory = state_dir(directory)
-        self._addresses = tuple(addresses)
-        self._transport = open_transport(transport, Deadline("start of the transport", _START_SECONDS))
+        self._config = config
+        limits = config.deadlines if config is not None else None
+        if limits is not None:
+            patience = limits.discover if patience is None else patience
+            authorize = limits.authorize if authorize is None else authorize
+        self._deadlines = Deadlines(limits.command, limits.push, limits.pull) if limits else Deadlines()
+        self._addresses = (*(config.addresses if config is not None else ()), *addresses)
+        chosen: TransportChoice = transport or (config.transport if config is not None else "auto")
+        self._transport = open_transport(chosen, Deadline("start of the transport", _START_SECONDS))
         self._leases = Leases()
         self.quarantine = Quarantine(self.directory)
-        self.gates = gates or Gates()
+        if gates is None:
+            gates = Gates.from_config(config.gates) if config is not None else Gates()
+        self.gates = replace(gates, strict=gates.strict or strict)
         self._discovery = Discovery(
-            self._transport, self._leases, self.quarantine, self.gates, patience, authorize
+            self._transport,
+            self._leases,
+            self.quarantine,
+            self.gates,
+            _PATIENCE if patience is None else patience,
+            _AUTHORIZE if authorize is None else authorize,
         )
         self._devices: list[Device] = []
 
     @classmethod
-    def from_config(cls, config: LabConfig, directory: Path | None = None) -> Self:
-        """A lab as its file describes it (:func:`devicelab.config.load_lab`).
+    def open(
+        cls,
+        directory: Path | None = None,
+        *,
+        file: Path | None = None,
+        transport: TransportChoice | None = None,
+        addresses: Sequence[str] = (),
+        strict: bool = False,
+        patience: float | None = None,
+        authorize: float | None = None,
+    ) -> Self:
+        """A lab as its file describes it.
+
+        Args:
+            directory: The state directory.
+            file: The lab file; by default ``lab.yaml`` in the state directory, if there is one.
+            transport: As for :class:`Lab`; goes before the file, as all that follows.
+            addresses: As for :class:`Lab`; besides those in the file.
+            strict: As for :class:`Lab`.
+            patience: As for :class:`Lab`.
+            authorize: As for :class:`Lab`.
 
         Raises:
-            AdbUnavailableError: The file asks for an adb server and there is none.
+            ConfigError: The file cannot be read, or something in it is wrong.
+            AdbUnavailableError: An adb server was asked for and there is none.
         """
+        found = file or state_dir(directory) / LAB_FILE
+        config = None
+        if file is not None or found.exists():
+            from devicelab.config import load_lab  # noqa: PLC0415 - loads pydantic
+
+            config = load_lab(found)
         return cls(
             directory,
-            transport=config.transport,
-            addresses=config.addresses,
-            gates=Gates.from_config(config.gates),
-            patience=config.deadlines.discover,
-            authorize=config.deadlines.authorize,
+            config=config,
+            transport=transport,
+            addresses=addresses,
+            strict=strict,
+            patience=patience,
+            authorize=authorize,
         )
 
     @property
@@ -122,7 +178,7 @@ class Lab(Closing):
             NoDeviceError: There are devices, but none is meant by a selector.
             ConfigError: A selector makes no sense.
         """
-        found = _able(self._discovery.look(self.addresses))
+        found = self._known(self._discovery.look(self.addresses))
         self._devices += found
         return select(found, list(selectors))
 
@@ -133,7 +189,30 @@ class Lab(Closing):
         """
         wanted = list(selectors)
         for devices in self._discovery.watch(self.addresses, stop):
-            yield select(_able(devices), wanted, allow_none=True)
+            yield select(self._known(devices), wanted, allow_none=True)
+
+    def lanes(self) -> Lanes:
+        """Turns for what is large: so many devices at a time on each USB hub, as the lab file says."""
+        from devicelab.rounds.lanes import Lanes, usb_hubs  # noqa: PLC0415 - looking at phones needs none of it
+
+        by_kernel = usb_hubs()
+
+        def hub_of(serial: str) -> str | None:
+            named = {device.serial: device.hub for device in self._devices}
+            return named.get(serial) or by_kernel.get(serial)
+
+        if self._config is None:
+            return Lanes(hub_of)
+        return Lanes(hub_of, per_hub=self._config.pushes, limits=self._config.hubs)
+
+    def _known(self, devices: list[Device]) -> list[Device]:
+        """The same devices, with all that this lab knows of them."""
+        for device in devices:
+            device.executor = _execute
+            device.deadlines = self._deadlines
+        if self._config is not None:
+            recognize(devices, self._config.devices)
+        return devices
 
     def run(
         self,
@@ -291,13 +370,6 @@ def _execute(
     from devicelab.runner.remote import run_on  # noqa: PLC0415 - for those who run something
 
     return run_on(device, graph, inputs, **options)
-
-
-def _able(devices: list[Device]) -> list[Device]:
-    """The same devices, which can run graphs now."""
-    for device in devices:
-        device.executor = _execute
-    return devices
 
 
 def _experiment(given: Experiment | Path) -> tuple[Experiment, str | None]:

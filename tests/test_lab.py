@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,18 @@ import pytest
 
 import devicelab
 from devicelab import Lab, VirtualDesk
-from devicelab.config import load_lab
-from devicelab.errors import DeviceBusyError, DeviceNotReadyError, NoDeviceError
+from devicelab.deadline import Deadline
+from devicelab.errors import (
+    ConfigError,
+    DeadlineError,
+    DeviceBusyError,
+    DeviceNotReadyError,
+    NoDeviceError,
+)
+from devicelab.lab import LAB_FILE
+from devicelab.rounds.events import DeployProgress, Event
+from devicelab.virtual.client import VirtualPhone
+from tests.rounds.small import experiment_file
 
 
 def test_everything_that_is_exported_is_there() -> None:
@@ -29,17 +40,91 @@ def test_reaching_phones_loads_no_training_stack(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_lab_as_its_file_describes_it(image: Path, tmp_path: Path) -> None:
+LAB = """\
+transport: direct
+gates: {{min_free_storage_mb: 1000000, max_thermal_status: moderate}}
+devices:
+  kitchen: {{identity: {0}, labels: [fast, new], hub: left}}
+  hall: {{identity: {1}, labels: [fast], hub: left}}
+  away: {{serial: R58M123}}
+pushes: 1
+deadlines: {{command: 7, push: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def phones(module_desk: VirtualDesk) -> list[VirtualPhone]:
+    return module_desk.up(["pixel", "pixel"])
+
+
+def lab_file(path: Path, phones: list[VirtualPhone]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(LAB.format(*(phone.serial for phone in phones)))
+    return path
+
+
+def test_a_lab_as_its_file_describes_it(phones: list[VirtualPhone], tmp_path: Path) -> None:
+    file = lab_file(tmp_path / "mine.yaml", phones)
+    addresses = [phone.address for phone in phones]
+    with Lab.open(tmp_path, file=file, addresses=addresses, patience=30.0) as lab:
+        assert [device.name for device in lab.discover(["label=new"])] == ["kitchen"]
+        assert [device.name for device in lab.discover(["hall"])] == ["hall"]
+        devices = lab.discover(["label=fast"])
+        assert [device.labels for device in devices] == [("fast", "new"), ("fast",)]
+        assert all("needs 1000000 MB" in device.reason for device in devices)
+        assert all((each.deadlines.command, each.deadlines.push) == (7, 8) for each in devices)
+        lanes, (one, other) = lab.lanes(), addresses
+        with lanes.turn(one, Deadline("turn", 20)):
+            with pytest.raises(DeadlineError), lanes.turn(other, Deadline("turn", 0.5)):
+                pass  # they share a hub
+            with lanes.turn("127.0.0.1:1", Deadline("turn", 20)):
+                pass
+
+
+def test_a_lab_file_in_the_state_directory_is_found(phones: list[VirtualPhone], tmp_path: Path) -> None:
+    lab_file(tmp_path / LAB_FILE, phones)
+    with Lab.open(tmp_path, addresses=[phones[0].address], patience=30.0) as lab:
+        assert [device.name for device in lab.discover()] == ["kitchen"]
+        assert lab.transport.name == "direct"
+    with pytest.raises(ConfigError, match="nowhere"):
+        Lab.open(tmp_path, file=tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("tv: {selector: model=*}", "'tv' fits several"),
+        ("tv: {identity: SERIAL}, radio: {selector: SERIAL}", "'tv' and 'radio' are both"),
+    ],
+)
+def test_a_name_means_one_device(
+    devices: str, message: str, phones: list[VirtualPhone], tmp_path: Path
+) -> None:
     file = tmp_path / "lab.yaml"
-    file.write_text("transport: direct\ngates: {min_free_storage_mb: 1000000, max_thermal_status: moderate}\n")
-    desk = VirtualDesk(tmp_path)
-    desk.up(["pixel"])
-    try:
-        with Lab.from_config(load_lab(file), tmp_path) as lab:
-            [device] = lab.discover()
-            assert "needs 1000000 MB" in device.reason
-    finally:
-        desk.down()
+    file.write_text(f"transport: direct\ndevices: {{{devices.replace('SERIAL', phones[0].serial)}}}\n")
+    addresses = [phone.address for phone in phones]
+    with Lab.open(file=file, addresses=addresses, patience=30.0) as lab, pytest.raises(ConfigError) as caught:
+        lab.discover()
+    assert message in caught.value.message
+
+
+def test_phones_on_one_hub_are_pushed_to_one_after_the_other(
+    phones: list[VirtualPhone], tmp_path: Path
+) -> None:
+    file = tmp_path / "lab.yaml"
+    text = LAB.format(*(phone.serial for phone in phones))
+    file.write_text(text.replace("1000000", "200").replace("push: 8", "push: 100"))
+    told: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, DeployProgress):
+            told.append(event.device)
+
+    addresses = [phone.address for phone in phones]
+    with Lab.open(tmp_path, file=file, addresses=addresses, patience=30.0) as lab:
+        done = lab.push_plan(experiment_file(tmp_path), listener=hear)
+    assert all(each.bytes_sent > 1 << 20 for each in done.devices)
+    assert len([device for device, _ in itertools.groupby(told)]) == len(phones)
 
 
 def test_a_lab_with_one_phone(image: Path, tmp_path: Path) -> None:

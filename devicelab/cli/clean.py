@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from devicelab.cli.options import ConnectOption, DeviceOption, JsonOption, StateDirOption, TransportOption
+from devicelab.cli.options import (
+    ConnectOption,
+    DeviceOption,
+    JsonOption,
+    LabOption,
+    StateDirOption,
+    TransportOption,
+)
 from devicelab.cli.output import console, print_json
 
 __all__ = ["clean"]
@@ -42,7 +49,8 @@ def clean(
     ] = 10,
     device: DeviceOption = None,
     connect: ConnectOption = None,
-    transport: TransportOption = "auto",
+    transport: TransportOption = None,
+    lab_file: LabOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
@@ -73,7 +81,9 @@ def clean(
     with ExitStack() as stack:
         lab = None
         if phones:
-            lab = stack.enter_context(Lab(state_dir, transport=transport, addresses=connect or ()))
+            lab = stack.enter_context(
+                Lab.open(state_dir, file=lab_file, transport=transport, addresses=connect or ())
+            )
         devices = lab.discover(device or []) if lab else []
         cleaning = Cleaning(resolve(state_dir), wishes, lab, devices)
         litter = cleaning.look()

@@ -10,6 +10,7 @@ from devicelab.cli.options import (
     ConnectOption,
     DeviceOption,
     JsonOption,
+    LabOption,
     StateDirOption,
     TransportOption,
 )
@@ -21,7 +22,8 @@ __all__ = ["discover"]
 def discover(
     device: DeviceOption = None,
     connect: ConnectOption = None,
-    transport: TransportOption = "auto",
+    transport: TransportOption = None,
+    lab_file: LabOption = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep looking: phones come and go as they do. Ctrl-C ends it.")
     ] = False,
@@ -29,21 +31,27 @@ def discover(
         bool, typer.Option("--strict", help="What a phone does not tell about its health counts against it.")
     ] = False,
     timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--timeout", metavar="SECONDS", min=0.1, max=3600, help="How long one phone may take to answer."
+            "--timeout",
+            metavar="SECONDS",
+            min=0.1,
+            max=3600,
+            help="How long one phone may take to answer.  [default: as the lab file says, else 5]",
+            show_default=False,
         ),
-    ] = 5.0,
+    ] = None,
     authorize: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--authorize",
             metavar="SECONDS",
             min=0,
             max=3600,
-            help='Time to press "Allow" on a phone that asks for it.',
+            help='Time to press "Allow" on a phone that asks for it.  [default: as the lab file says, else 1]',
+            show_default=False,
         ),
-    ] = 1.0,
+    ] = None,
     as_json: JsonOption = False,
     state_dir: StateDirOption = None,
 ) -> None:
@@ -52,14 +60,14 @@ def discover(
     A phone is ready when it echoes a nonce, takes a file in /data/local/tmp and is charged, cool and empty
     enough. The exit code is 0 if at least one phone is ready, 3 if none is.
     """
-    from devicelab.devices.health import Gates
     from devicelab.lab import Lab
 
-    with Lab(
+    with Lab.open(
         state_dir,
+        file=lab_file,
         transport=transport,
         addresses=connect or (),
-        gates=Gates(strict=strict),
+        strict=strict,
         patience=timeout,
         authorize=authorize,
     ) as lab:

@@ -14,6 +14,7 @@ __all__ = [
     "ExperimentArgument",
     "ExplainOption",
     "JsonOption",
+    "LabOption",
     "StateDirOption",
     "TransportOption",
     "WhyOption",
@@ -33,11 +34,23 @@ StateDirOption = Annotated[
         show_default=False,
     ),
 ]
+LabOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--lab",
+        metavar="FILE",
+        help="What is known of the phones here: names, labels, limits.  [default: lab.yaml in the state "
+        "directory, if there is one]",
+        show_default=False,
+    ),
+]
 TransportOption = Annotated[
-    Literal["auto", "server", "direct"],
+    Literal["auto", "server", "direct"] | None,
     typer.Option(
         "--transport",
-        help="How to reach phones: through the adb server, directly, or the server if there is an adb.",
+        help="How to reach phones: through the adb server, directly, or (auto) the server if there is an adb.  "
+        "[default: as the lab file says, else auto]",
+        show_default=False,
     ),
 ]
 DeviceOption = Annotated[
@@ -45,7 +58,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="SELECTOR",
-        help="Only these: a serial, or conditions such as 'sdk>=29,abi=arm64-v8a'. Repeat for more.",
+        help="Only these: a serial, a name, or conditions such as 'sdk>=29,label=fast'. Repeat for more.",
         show_default=False,
     ),
 ]

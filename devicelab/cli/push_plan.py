@@ -11,6 +11,7 @@ from devicelab.cli.options import (
     ExperimentArgument,
     ExplainOption,
     JsonOption,
+    LabOption,
     StateDirOption,
     TransportOption,
     WhyOption,
@@ -24,7 +25,8 @@ def push_plan(
     experiment: ExperimentArgument,
     device: DeviceOption = None,
     connect: ConnectOption = None,
-    transport: TransportOption = "auto",
+    transport: TransportOption = None,
+    lab_file: LabOption = None,
     engine: EngineOption = None,
     explain: ExplainOption = False,
     why: WhyOption = False,
@@ -46,7 +48,7 @@ def push_plan(
     from devicelab.lab import Lab
     from devicelab.report.log import following
 
-    with Lab(state_dir, transport=transport, addresses=connect or ()) as lab:
+    with Lab.open(state_dir, file=lab_file, transport=transport, addresses=connect or ()) as lab:
         if why:
             from devicelab.cli.run_round import show_considered
 

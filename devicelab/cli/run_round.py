@@ -15,6 +15,7 @@ from devicelab.cli.options import (
     ExperimentArgument,
     ExplainOption,
     JsonOption,
+    LabOption,
     StateDirOption,
     TransportOption,
     WhyOption,
@@ -56,7 +57,8 @@ def run_round(
     ] = None,
     device: DeviceOption = None,
     connect: ConnectOption = None,
-    transport: TransportOption = "auto",
+    transport: TransportOption = None,
+    lab_file: LabOption = None,
     engine: EngineOption = None,
     explain: ExplainOption = False,
     why: WhyOption = False,
@@ -80,7 +82,7 @@ def run_round(
     from devicelab.lab import Lab
     from devicelab.report.log import following
 
-    with Lab(state_dir, transport=transport, addresses=connect or ()) as lab:
+    with Lab.open(state_dir, file=lab_file, transport=transport, addresses=connect or ()) as lab:
         if why:
             show_considered(lab, loaded, device or [], engine, as_json=as_json)
             return

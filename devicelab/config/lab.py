@@ -20,8 +20,10 @@ class LabDevice(Settings):
     serial: str | None = Field(default=None, min_length=1, description="its ADB serial")
     identity: str | None = Field(default=None, min_length=1, description="what it calls itself (ro.serialno)")
     selector: str | None = Field(default=None, min_length=1, description="any selector that means it alone")
-    labels: tuple[_Label, ...] = Field(default=(), description="words of yours to group devices by")
-    hub: Name | None = Field(default=None, description="the USB hub it hangs on")
+    labels: tuple[_Label, ...] = Field(
+        default=(), description="words of yours to group devices by: --device label=fast"
+    )
+    hub: Name | None = Field(default=None, description="the USB hub it hangs on; null: as the kernel says")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -51,8 +53,8 @@ class DeadlinesConfig(Settings):
     discover: Seconds = Field(default=5.0, description="to answer when devices are looked for")
     authorize: Seconds = Field(default=1.0, description='for somebody to press "Allow" on it')
     command: Seconds = Field(default=30.0, description="for a short command")
-    push: Seconds = Field(default=300.0, description="for pushing one file")
-    pull: Seconds = Field(default=300.0, description="for pulling one file")
+    push: Seconds = Field(default=600.0, description="for pushing one file")
+    pull: Seconds = Field(default=600.0, description="for pulling one file")
 
 
 class LabConfig(Settings):
@@ -67,7 +69,7 @@ class LabConfig(Settings):
     deadlines: DeadlinesConfig = Field(default=DeadlinesConfig(), description="how long things may take")
     pushes: int = Field(default=4, ge=1, le=64, description="devices pushed to at the same time, on each hub")
     hubs: Mapping[Name, Annotated[int, Field(ge=1, le=64)]] = Field(
-        default={}, description="the same number for single hubs"
+        default={}, description="the same number for single hubs, by your names or the kernel's (1-1.4)"
     )
 
     @model_validator(mode="after")

@@ -28,10 +28,25 @@ if TYPE_CHECKING:  # looking at phones does not need it
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Device"]
+__all__ = ["Deadlines", "Device"]
 
 _RECONNECT_SECONDS = 15.0  # an adb server needs up to ten to notice that a phone is back
 _PULL_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds that things may take on one device where whoever asks for them does not say.
+
+    Attributes:
+        command: A short command.
+        push: Pushing one file.
+        pull: Pulling one file.
+    """
+
+    command: float = 30.0
+    push: float = 600.0
+    pull: float = 600.0
 
 
 @dataclass(eq=False)
@@ -45,6 +60,10 @@ class Device(Closing):
         facts: What was known of it then; all unknown if it could not be asked.
         alternatives: Other ADB serials that lead to the same phone.
         warning: What a person should know about its identity or its sensors, or None.
+        name: What a person calls it (the lab file's word), or None.
+        labels: That person's words to group devices by.
+        hub: The USB hub that it hangs on, if somebody said so.
+        deadlines: How long things may take on it.
         executor: How :meth:`run` runs a graph, which is a higher room's business; a Lab sets it.
     """
 
@@ -55,6 +74,10 @@ class Device(Closing):
     transport: Transport
     alternatives: tuple[str, ...] = ()
     warning: str | None = None
+    name: str | None = None
+    labels: tuple[str, ...] = ()
+    hub: str | None = None
+    deadlines: Deadlines = Deadlines()
     executor: Callable[..., dict[str, Array]] | None = field(default=None, repr=False)
     _connection: Connection | None = field(default=None, repr=False)
     _wire: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -89,13 +112,15 @@ class Device(Closing):
         if not self.ready:
             raise DeviceNotReadyError(f"is {self.state}", device=self.serial, hint=self.reason or None)
 
-    def shell(self, *argv: str, seconds: float = 30.0, stdin: bytes = b"", check: bool = True) -> ShellResult:
+    def shell(
+        self, *argv: str, seconds: float | None = None, stdin: bytes = b"", check: bool = True
+    ) -> ShellResult:
         """Run a command on the phone and wait for its end.
 
         Args:
             argv: The command word by word, without any shell syntax; for a script: ``"sh", "-c", script``.
-            seconds: For connecting, running and reading all of its output. When they are over the command and
-                all that it started in its process group is ended on the phone.
+            seconds: For connecting, running and reading all of its output; the device's own by default. When
+                they are over the command and all that it started in its process group is ended on the phone.
             stdin: What it reads.
             check: Whether an exit code other than 0 is an error.
 
@@ -104,7 +129,8 @@ class Device(Closing):
             DeviceLostError: The phone went away, or another one answers in its place.
             DeadlineError: It did not end in time.
         """
-        deadline = Deadline(f"`{' '.join(argv)[:80]}`", seconds, self.serial)
+        limit = self.deadlines.command if seconds is None else seconds
+        deadline = Deadline(f"`{' '.join(argv)[:80]}`", limit, self.serial)
         with self._wired(deadline) as connection:
             return shell.run(connection, argv, deadline=deadline, stdin=stdin, check=check)
 
@@ -114,7 +140,7 @@ class Device(Closing):
         remote: str,
         *,
         mode: int = 0o644,
-        seconds: float = 600.0,
+        seconds: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> PushReport:
         """Put a file on the phone: whole, verified and under its final name, or not at all.
@@ -123,7 +149,7 @@ class Device(Closing):
             source: A file of this host, or the bytes themselves.
             remote: Its path on the phone; missing directories are made.
             mode: Its permission bits.
-            seconds: For all of it.
+            seconds: For all of it, where that is less than the device's own limit.
             progress: Called with the bytes sent so far.
 
         Raises:
@@ -132,7 +158,8 @@ class Device(Closing):
             DeviceLostError: The phone went away. What it had of the file goes when it is back.
             DeadlineError: It took too long.
         """
-        deadline = Deadline(f"push of {remote}", seconds, self.serial)
+        limit = self.deadlines.push if seconds is None else min(seconds, self.deadlines.push)
+        deadline = Deadline(f"push of {remote}", limit, self.serial)
         part = transfer.part_name(remote)
         with self._wired(deadline) as connection:
             try:
@@ -149,7 +176,7 @@ class Device(Closing):
         local: Path,
         *,
         max_bytes: int = _PULL_LIMIT,
-        seconds: float = 600.0,
+        seconds: float | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> PullReport:
         """Fetch one file: whole and under its final name, or not at all.
@@ -158,7 +185,7 @@ class Device(Closing):
             remote: Its path on the phone.
             local: The file to write on this host; its directory must exist.
             max_bytes: What is larger is refused.
-            seconds: For all of it.
+            seconds: For all of it, where that is less than the device's own limit.
             progress: Called with the bytes received so far.
 
         Raises:
@@ -166,7 +193,8 @@ class Device(Closing):
             DeviceLostError: The phone went away.
             DeadlineError: It took too long.
         """
-        deadline = Deadline(f"pull of {remote}", seconds, self.serial)
+        limit = self.deadlines.pull if seconds is None else min(seconds, self.deadlines.pull)
+        deadline = Deadline(f"pull of {remote}", limit, self.serial)
         with self._wired(deadline) as connection:
             return transfer.pull_file(
                 connection, remote, local, max_bytes=max_bytes, progress=progress, deadline=deadline

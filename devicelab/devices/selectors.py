@@ -4,16 +4,18 @@ Grammar::
 
     selector  =  term *("," term)          all terms must fit
     term      =  key operator value
-              |  name                      an ADB serial or an identity
+              |  name                      an ADB serial, an identity or a name of the lab file
     operator  =  "=" | "!=" | ">=" | "<=" | ">" | "<"
 
 The option may be repeated: a device is meant if any of the selectors means it. Keys and words are compared
 without regard to case.
 
-* A *name* is an ADB serial or an identity, whole (``R58M123``, ``127.0.0.1:7001``), a pattern (``emulator-*``)
-  or a beginning of at least four characters that fits exactly one device.
-* *Words* (``serial identity state model manufacturer android abi soc transport``): ``=`` and ``!=`` take the
-  patterns ``*``, ``?`` and ``[abc]``. A device fits ``abi=…`` if any of its ABIs does, ``abi!=…`` if none does.
+* A *name* is an ADB serial, an identity or the lab file's name for a device, whole (``R58M123``,
+  ``127.0.0.1:7001``, ``kitchen``), a pattern (``emulator-*``) or a beginning of at least four characters that
+  fits exactly one device.
+* *Words* (``serial identity name label state model manufacturer android abi soc transport``): ``=`` and ``!=``
+  take the patterns ``*``, ``?`` and ``[abc]``. A device fits ``abi=…`` if any of its ABIs does, ``abi!=…`` if
+  none does; the same goes for its labels.
 * *Numbers* (``sdk ram_mb free_memory_mb free_storage_mb battery_percent battery_celsius cores page_size``) take
   all operators: ``sdk>=29``. So do ``android`` (``android>=4.4``, part by part) and ``thermal_status``, whose
   values are names: ``thermal_status<=light``.
@@ -67,6 +69,16 @@ class Selectable(Protocol):
         ...
 
     @property
+    def name(self) -> str | None:
+        """What a person calls it."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """That person's words to group devices by."""
+        ...
+
+    @property
     def state(self) -> DeviceState:
         """One of the eight states."""
         ...
@@ -93,6 +105,8 @@ _Order = tuple[float, ...]  # numbers, versions and thermal statuses, all compar
 _WORDS: dict[str, Callable[[Selectable], Sequence[str | None]]] = {
     "serial": lambda device: [device.serial, *device.alternatives],
     "identity": lambda device: [device.identity],
+    "name": lambda device: [device.name],
+    "label": lambda device: device.labels,
     "state": lambda device: [device.state],
     "model": lambda device: [device.facts.model],
     "manufacturer": lambda device: [device.facts.manufacturer],
@@ -114,7 +128,7 @@ _NUMBERS: dict[str, Callable[[Selectable], float | None]] = {
     "ready": lambda device: float(device.ready),
 }
 _KEYS = (*_WORDS, *_NUMBERS)
-_OTHER_NAMES = {"abis": "abi", "ram": "ram_mb", "battery": "battery_percent", "api": "sdk"}
+_OTHER_NAMES = {"abis": "abi", "labels": "label", "ram": "ram_mb", "battery": "battery_percent", "api": "sdk"}
 _OPERATORS: dict[str, Callable[[_Order, _Order], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -273,7 +287,7 @@ def _version(text: str) -> _Order | None:
 
 
 def _name(text: str, devices: Sequence[Selectable]) -> Callable[[Selectable], bool]:
-    """Serial or identity: whole, as a pattern, or the beginning of exactly one."""
+    """Serial, identity or name: whole, as a pattern, or the beginning of exactly one."""
     wanted = text.lower()
     if _GLOB.search(wanted):
         return lambda device: any(_like(name, wanted) for name in _names(device))
@@ -293,11 +307,12 @@ def _like(word: str, pattern: str) -> bool:
 
 
 def _names(device: Selectable) -> list[str]:
-    names = (device.serial, *device.alternatives, device.identity)
+    names = (device.serial, *device.alternatives, device.identity, device.name)
     return [name.lower() for name in names if name is not None]
 
 
 _EXAMPLES = {
+    "label": "label=fast",
     "model": "model=Pixel*",
     "manufacturer": "manufacturer=google",
     "android": "android>=10",

@@ -43,6 +43,8 @@ def device_document(device: Device) -> dict[str, Any]:
     return {
         "serial": device.serial,
         "identity": device.identity,
+        "name": device.name,
+        "labels": list(device.labels),
         "state": str(device.state),
         "reason": device.reason,
         **device.facts.summary(),
@@ -76,7 +78,7 @@ def _row(device: Device) -> list[RenderableType]:
     facts = device.facts
     android = f"{facts.android or '?'} ({facts.sdk})" if facts.sdk is not None else facts.android
     return [
-        Text(device.serial),
+        Text(f"{device.name} ({device.serial})" if device.name else device.serial),
         Text(facts.model or _UNKNOWN),
         Text(android or _UNKNOWN),
         Text(facts.abis[0] if facts.abis else _UNKNOWN),
@@ -92,6 +94,8 @@ def _notes(device: Device) -> Iterator[str]:
         yield device.reason
     if device.warning:
         yield device.warning
+    if device.labels:
+        yield f"labels: {', '.join(device.labels)}"
     if device.alternatives:
         yield f"also reached as {', '.join(device.alternatives)}"
 

@@ -13,6 +13,7 @@ from devicelab.devices.health import Gates
 from devicelab.devices.leases import Lease
 from devicelab.errors import DeviceBusyError, DevicelabError
 from devicelab.rounds.events import Exclusion
+from devicelab.rounds.lanes import Lanes
 from devicelab.rounds.selection import fit_for_work, meant
 from devicelab.rounds.station import Station
 from devicelab.runner.packs import Pack
@@ -33,6 +34,10 @@ class Desk(Protocol):
 
     def discover(self, selectors: Iterable[str] = ()) -> list[Device]:
         """Look at all devices now."""
+        ...
+
+    def lanes(self) -> Lanes:
+        """Turns for what is large, as this desk's cables bear it."""
         ...
 
     def lease(self, device: Device, purpose: str) -> Lease:

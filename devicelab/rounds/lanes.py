@@ -36,7 +36,7 @@ class Lanes:
     """Turns for bulk transfers.
 
     Args:
-        hubs: The hub of each phone, by ADB serial; a phone that is not in it (on TCP) has a cable of its own.
+        hub_of: Says the hub of a phone, by its ADB serial; one without a hub (on TCP) has a cable of its own.
         per_hub: How many phones on one hub may transfer at a time.
         limits: The same number for single hubs.
         overall: How many phones may in all.
@@ -44,13 +44,13 @@ class Lanes:
 
     def __init__(
         self,
-        hubs: Mapping[str, str] | None = None,
+        hub_of: Callable[[str], str | None] = lambda _: None,
         *,
         per_hub: int = _PER_HUB,
         limits: Mapping[str, int] | None = None,
         overall: int = _OVERALL,
     ) -> None:
-        self._hubs = dict(hubs or {})
+        self._hub_of = hub_of
         self._per_hub = per_hub
         self._limits = dict(limits or {})
         self._overall = overall
@@ -72,7 +72,7 @@ class Lanes:
         Raises:
             DeadlineError: No turn came in time.
         """
-        hub = self._hubs.get(serial)
+        hub = self._hub_of(serial)
         with self._changed:
             while not self._free(hub):
                 self._changed.wait(deadline.capped(_LOOK_UP))

@@ -14,7 +14,6 @@ from devicelab.rounds.coordinator import Coordinator, no_device
 from devicelab.rounds.crew import Crew, Desk
 from devicelab.rounds.deploy import deploy
 from devicelab.rounds.events import Announcer, DeviceDeployed, Exclusion, Listener, RoundResult, silent
-from devicelab.rounds.lanes import Lanes, usb_hubs
 from devicelab.rounds.placing import place_clients
 from devicelab.rounds.runs import begin_run, find_resumable, resume_run
 from devicelab.rounds.setup import set_up
@@ -119,7 +118,7 @@ def push_plan(
         clients: dict[str, list[str]] = {station.identity: [] for station in stations}
         for client, device in placing.device.items():
             clients[device].append(client)
-        done = deploy(stations, setup, clients, lanes=Lanes(usb_hubs()), tell=Announcer(listener))
+        done = deploy(stations, setup, clients, lanes=desk.lanes(), tell=Announcer(listener))
     return Deployment(tuple(done), tuple(excluded))
 
 
@@ -166,8 +165,7 @@ def run_rounds(
         contextlib.closing(opened),
         contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew,
     ):
-        lanes = Lanes(usb_hubs())
-        coordinator = Coordinator(opened, setup, crew, lanes=lanes, tell=Announcer(listener))
+        coordinator = Coordinator(opened, setup, crew, lanes=desk.lanes(), tell=Announcer(listener))
         done = coordinator.advance(rounds or experiment.round.rounds)
         checkpoint = opened.ledger.checkpoint()
         assert checkpoint is not None

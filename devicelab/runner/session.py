@@ -50,7 +50,6 @@ from devicelab.runner.transcript import Listener, Transcript
 
 __all__ = ["JobSession", "Patience"]
 
-_SHELL_SECONDS: Final = 30.0
 _PUSH_SECONDS: Final = 600.0
 _STOP_SECONDS: Final = 15.0  # a step in progress may have to end first
 _CLAIM_SECONDS: Final = 10.0
@@ -130,7 +129,7 @@ class JobSession:
         command = detached_command(self.job.job, where.library_path, where.runner, self.job.verb, self._part)
         unwritable = 0
         while True:
-            said = self.device.shell(*command, seconds=_SHELL_SECONDS, check=False)
+            said = self.device.shell(*command, check=False)
             if said.text == "started":
                 return "started"
             if said.text == "running":
@@ -190,7 +189,7 @@ class JobSession:
         Raises:
             ProtocolError: The device answered something else.
         """
-        said = self.device.shell(*look_command(self.job.job, offset), seconds=_SHELL_SECONDS, check=False)
+        said = self.device.shell(*look_command(self.job.job, offset), check=False)
         look = parse_look(said.stdout, offset)
         if look is None:
             raise ProtocolError(
@@ -308,14 +307,14 @@ class JobSession:
         return result
 
     def _errors(self) -> bytes:
-        return self.device.shell(*errors_command(self.job.job), seconds=_SHELL_SECONDS, check=False).stdout
+        return self.device.shell(*errors_command(self.job.job), check=False).stdout
 
     def _end(self, signal: Literal["TERM", "KILL"], seconds: float) -> bool:
         """Send a signal until the job is gone; whether it is."""
         deadline = Deadline(f"end of job {self.job.job}", seconds, self.device.serial)
         pause = _POLL[0]
         while not deadline.expired:
-            self.device.shell(*signal_command(self.job.job, signal), seconds=_SHELL_SECONDS, check=False)
+            self.device.shell(*signal_command(self.job.job, signal), check=False)
             if self.look().state != "running":
                 return True
             time.sleep(pause)

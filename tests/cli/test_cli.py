@@ -24,6 +24,8 @@ from tests.servers import AdbServer
 SCHEMA = {
     "serial",
     "identity",
+    "name",
+    "labels",
     "state",
     "reason",
     "model",

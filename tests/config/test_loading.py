@@ -350,7 +350,7 @@ devices:
   old: {serial: emulator-5554}
   tv: {selector: "model=AFT*"}
 gates: {max_thermal_status: moderate, min_battery_percent: 20}
-deadlines: {push: 10m}
+deadlines: {push: 20m}
 hubs: {left: 2}
 """
 
@@ -359,7 +359,7 @@ def test_a_lab_file(write: Write) -> None:
     lab = load_lab(write(LAB))
     assert lab.devices["pixel"].labels == ("fast", "new")
     assert lab.gates.max_thermal_status == "moderate"
-    assert lab.deadlines.push == 600
+    assert lab.deadlines.push == 1200
     assert lab.pushes == 4
     assert lab.hubs == {"left": 2}
     explained = explain(lab)

@@ -25,6 +25,8 @@ class Phone:
     facts: DeviceFacts = field(default_factory=DeviceFacts)
     transport_name: str = "server"
     alternatives: tuple[str, ...] = ()
+    name: str | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -40,6 +42,8 @@ PIXEL = Phone(
         battery=BatteryFacts(percent=55.0, celsius=31.5), thermal=ThermalFacts(status=ThermalStatus.LIGHT),
     ),
     alternatives=("192.168.0.7:5555",),
+    name="kitchen",
+    labels=("fast", "new"),
 )  # fmt: skip
 OLD = Phone(
     "127.0.0.1:7001",
@@ -65,6 +69,13 @@ ALL = [PIXEL, OLD, MUTE]
         (["192.168.0.7:5555"], [PIXEL]),
         (["127.0.0.1:7001"], [OLD]),
         (["FJ44"], [OLD]),
+        (["kitchen"], [PIXEL]),
+        (["kitc"], [PIXEL]),
+        (["name=kit*"], [PIXEL]),
+        (["name!=kitchen"], [OLD, MUTE]),
+        (["label=new"], [PIXEL]),
+        (["labels=f*"], [PIXEL]),
+        (["label!=fast"], [OLD, MUTE]),
         (["R58M*"], [PIXEL, MUTE]),
         (["R58M12"], [PIXEL]),
         (["serial=R58M*"], [PIXEL, MUTE]),
@@ -121,6 +132,7 @@ def test_what_is_meant(selectors: list[str], meant: list[Phone]) -> None:
         ("android>=KitKat", "nothing to compare", "android>=10"),
         ("model>Pixel", "model knows only = and !=", "model=Pixel*"),
         ("thermal_status<warm", "nothing to compare", "thermal_status<=light"),
+        ("label>=fast", "label knows only = and !=", "label=fast"),
         ("ready=maybe", "nothing to compare", "ready=yes"),
         ("ready>=yes", "nothing to compare", "ready=yes"),
         ("ram=x", "nothing to compare", "ram_mb>2000"),

@@ -42,12 +42,12 @@ def _most_at_once(lanes: Lanes, serials: list[str], together: int) -> int:
 
 def test_phones_on_one_hub_take_turns() -> None:
     hubs = dict.fromkeys(["a", "b", "c", "d", "e"], "1-1")
-    assert _most_at_once(Lanes(hubs, per_hub=2), list(hubs), together=2) == 2
+    assert _most_at_once(Lanes(hubs.get, per_hub=2), list(hubs), together=2) == 2
 
 
 def test_a_hub_may_have_a_limit_of_its_own() -> None:
     hubs = dict.fromkeys(["a", "b", "c"], "1-1")
-    assert _most_at_once(Lanes(hubs, per_hub=1, limits={"1-1": 3}), list(hubs), together=3) == 3
+    assert _most_at_once(Lanes(hubs.get, per_hub=1, limits={"1-1": 3}), list(hubs), together=3) == 3
 
 
 def test_phones_without_a_hub_are_bound_by_the_host_alone() -> None:
