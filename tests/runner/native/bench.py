@@ -128,13 +128,18 @@ class Outcome:
 
 
 class Bench:
-    """A job's directory. Files that a test puts there are named relative to it."""
+    """A job's directory. Files that a test puts there are named relative to it.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: A directory of its own.
+        library: The engine; the installed wheel's by default.
+    """
+
+    def __init__(self, root: Path, library: Path | None = None) -> None:
         self.root = root
         self.engine = root / "lib"
         self.engine.mkdir(parents=True)
-        library = next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
+        library = library or next(Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))
         (self.engine / "libonnxruntime.so").symlink_to(library)
         self.job = root / "job"
         self.job.mkdir()
