@@ -108,9 +108,10 @@ def assert_agrees(work: Work, job: Job, result: TrainResult, update: Mapping[str
 @pytest.mark.parametrize("model", ZOO)
 def test_every_zoo_model_trains_as_in_pytorch(place: Place, model: str) -> None:
     work = Work(model)
-    job = work.job(f"zoo-{model}", epochs=1)
-    result, update = place.trained(work, job)
-    assert_agrees(work, job, result, update)
+    for way in ("detached", "attached"):
+        job = work.job(f"zoo-{model}-{way}", epochs=1)
+        result, update = place.trained(work, job, attached=way == "attached")
+        assert_agrees(work, job, result, update)
 
 
 def test_attached_gives_the_same_bytes(place: Place) -> None:
