@@ -105,7 +105,9 @@ class Work:
         """The evaluation plan, as a job names it."""
         return cached(self._evaluation.sha256)
 
-    def reference(self, job: Job, kept: Mapping[str, Arrays] | None = None) -> LocalTraining:
+    def reference(
+        self, job: Job, kept: Mapping[str, Arrays] | None = None, dtype: torch.dtype = torch.float32
+    ) -> LocalTraining:
         """What must come out."""
         return train_locally(
             self.plan.traced.step,
@@ -115,6 +117,7 @@ class Work:
             self.shards,
             kept=kept,
             evaluation=self.evaluation.traced.step if job.evaluation else None,
+            dtype=dtype,
         )
 
 
