@@ -23,6 +23,7 @@ from devicelab.runner.layout import job_directory
 __all__ = [
     "BLOCK",
     "BUSY",
+    "MOST",
     "Look",
     "attached_command",
     "detached_command",
@@ -40,6 +41,9 @@ BUSY: Final = 69
 """Exit code of :func:`attached_command` where the job runs already."""
 
 _CHUNK: Final = 256  # blocks that one look reads
+MOST: Final = _CHUNK * BLOCK
+"""Bytes of the log that one look brings, at most."""
+
 _ERRORS: Final = 16  # blocks of err that matter
 
 # $1 the job's directory. `alive PID`: whether that process is the job's. One that is just becoming another

@@ -34,7 +34,9 @@ from devicelab.runner.cache import USES
 from devicelab.runner.installation import Installation
 from devicelab.runner.job import Job
 from devicelab.runner.launch import (
+    BLOCK,
     BUSY,
+    MOST,
     Look,
     attached_command,
     detached_command,
@@ -167,11 +169,13 @@ class JobSession:
         patience: Patience | None = None,
         on_message: Listener | None = None,
         between: Callable[[], object] | None = None,
+        usual: float = 0.0,
     ) -> Result:
         """Wait for the end of a detached job, through losses of the device.
 
         Args:
             patience: How long.
+            usual: Seconds that such a job usually takes: before, there is no point in looking.
             on_message: Told hello and progress, from the start's first line on.
             between: Called before every look, several times a second while the device answers. What it raises
                 ends the wait; the job goes on.
@@ -181,7 +185,7 @@ class JobSession:
             DeviceLostError: The device was away for too long. The job may go on; follow it again.
             DeadlineError: The same for a device that is silent, for a job without a line, for all of it.
         """
-        return _Following(self, patience or Patience(), on_message, between).result()
+        return _Following(self, patience or Patience(), on_message, between).result(usual)
 
     def look(self, offset: int = 0) -> Look:
         """The job's state now and its output from ``offset`` on, up to a mebibyte.
@@ -345,8 +349,9 @@ class _Following:
         self._away = False
         self._answered = self._heard = time.monotonic()
 
-    def result(self) -> Result:
-        pause = _POLL[0]
+    def result(self, usual: float) -> Result:
+        pause = least = min(max(_POLL[0], usual / 8), _POLL[1])
+        time.sleep(self._whole.capped(min(usual, _POLL[1])))
         while True:
             self._between()
             look = self._look()
@@ -354,8 +359,10 @@ class _Following:
                 if look.log:
                     self._offset += len(look.log)
                     self._heard = time.monotonic()
-                    pause = _POLL[0] if self._transcript.feed(look.log) else pause
-                    continue  # there may be more
+                    pause = least if self._transcript.feed(look.log) else pause
+                    left_alone = look.code is None and look.state != "running"
+                    if left_alone or len(look.log) >= MOST - BLOCK:
+                        continue  # there may be more
                 if look.code is not None or look.state != "running":
                     return self._session._conclude(self._transcript, look.code)
                 if time.monotonic() - self._heard > self._patience.idle:
