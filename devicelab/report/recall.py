@@ -24,6 +24,7 @@ from devicelab.store.records import (
     RoundRecord,
     RoundState,
     RoundSummary,
+    RunRecord,
     UpdateRecord,
 )
 
@@ -62,7 +63,7 @@ def _recall(ledger: LedgerReader, *, running: bool) -> RunHistory:
         measured,
     )
     rounds = tuple(_round(summary, told) for summary in summaries)
-    wanted = max(wanted_rounds(run.experiment) or 0, len(rounds))
+    wanted = max(wanted_rounds(run) or 0, len(rounds))
     last = ledger.checkpoint()
     newest = summaries[-1].round if summaries else None
     state, reason = state_of(newest, 0 if last is None else last.round, wanted, running=running)
@@ -90,10 +91,12 @@ def _recall(ledger: LedgerReader, *, running: bool) -> RunHistory:
     )
 
 
-def wanted_rounds(experiment: str) -> int | None:
-    """How many rounds an experiment asks for, as far as its text can still be read."""
+def wanted_rounds(run: RunRecord) -> int | None:
+    """How many rounds a run is to have: as was last asked, else as its experiment's text says."""
+    if run.rounds is not None:
+        return run.rounds
     try:
-        rounds = yaml.safe_load(experiment)["round"]["rounds"]
+        rounds = yaml.safe_load(run.experiment)["round"]["rounds"]
     except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError):
         return None
     return rounds if type(rounds) is int and rounds > 0 else None

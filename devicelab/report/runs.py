@@ -128,7 +128,7 @@ def _listed(summary: RunSummary) -> dict[str, Any]:
 def _wanted(summary: RunSummary) -> int | None:
     """How many rounds it is to have; somebody may have asked for more than its experiment says."""
     begun = summary.last.number if summary.last else 0
-    return max(wanted_rounds(summary.run.experiment) or 0, begun) if summary.run else None
+    return max(wanted_rounds(summary.run) or 0, begun) if summary.run else None
 
 
 def _state(summary: RunSummary) -> tuple[str, str]:

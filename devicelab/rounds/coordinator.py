@@ -102,6 +102,7 @@ class Coordinator:
             KeyboardInterrupt: Somebody wants it to end. What devices do, they go on doing.
         """
         point = self._run.resume_point()
+        self._ledger.ask_rounds(last)
         self._tell(
             RunStarted(
                 self._run.path.name,

@@ -38,7 +38,12 @@ class Ledger(JobLedger):
             files=tables.encoded(record.files),
             versions=tables.encoded(record.versions),
             created=record.created,
+            rounds=record.rounds,
         )
+
+    def ask_rounds(self, rounds: int) -> None:
+        """Say how many rounds the run is to have in all; the last word counts."""
+        self._database.execute("UPDATE run SET rounds = ?", (rounds,))
 
     def record_device(self, identity: str, serial: str, facts: Mapping[str, Any]) -> None:
         """Say what a device is; the last word counts."""

@@ -82,6 +82,7 @@ class RunRecord:
         files: SHA-256 of every file of ``plan/`` by name.
         versions: Of what had a part in it: devicelab, Python, PyTorch, …
         created: When.
+        rounds: How many rounds it was last asked to have in all; None if that was never recorded.
     """
 
     id: str
@@ -92,6 +93,7 @@ class RunRecord:
     files: Mapping[str, str]
     versions: Mapping[str, str]
     created: float
+    rounds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

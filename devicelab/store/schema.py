@@ -162,4 +162,8 @@ CREATE TABLE events (
 ) STRICT;
 """
 
-STEPS: Final = (_FIRST,)
+_SECOND: Final = """
+ALTER TABLE run ADD COLUMN rounds INTEGER CHECK (rounds >= 1);  -- how many were last asked for
+"""
+
+STEPS: Final = (_FIRST, _SECOND)

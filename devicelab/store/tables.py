@@ -85,6 +85,7 @@ def run(row: Row) -> RunRecord:
         files=json.loads(row["files"]),
         versions=json.loads(row["versions"]),
         created=row["created"],
+        rounds=row["rounds"],
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 
 from devicelab.report.history import Missing, RunHistory
 from devicelab.report.recall import wanted_rounds
-from devicelab.report.runs import history_of
-from devicelab.store.records import JobState
+from devicelab.report.runs import history_of, read_runs, runs_document
+from devicelab.store.records import JobState, RunRecord
 from devicelab.store.run import Run, RunReader
 from tests.report.ledgers import (
     BEGAN,
@@ -164,4 +165,18 @@ def test_two_devices_that_had_one_serial_are_told_apart(tmp_path: Path) -> None:
      ("[" * 5000, None), ("!!python/object:os.system x", None)],
 )  # fmt: skip
 def test_wanted_rounds_of_whatever_text(experiment: str, rounds: int | None) -> None:
-    assert wanted_rounds(experiment) == rounds
+    record = RunRecord("digits-1", "digits", 7, experiment, "ab" * 32, {}, {}, BEGAN)
+    assert wanted_rounds(record) == rounds
+    assert wanted_rounds(replace(record, rounds=2)) == 2
+
+
+def test_a_run_that_was_asked_for_fewer_rounds_is_done_with_them(tmp_path: Path) -> None:
+    path = finish_run(tmp_path, rounds=2)
+    with Run(path) as run:
+        run.ledger.ask_rounds(2)
+    assert (history_of(path).state, history_of(path).wanted) == ("done", 2)
+    [listed] = runs_document(read_runs(tmp_path))["runs"]
+    assert (listed["state"], listed["rounds_wanted"]) == ("done", 2)
+    with Run(path) as run:
+        run.ledger.ask_rounds(5)
+    assert (history_of(path).state, history_of(path).wanted) == ("stopped", 5)
