@@ -58,10 +58,10 @@ def clean(
 ) -> None:
     """Remove what devicelab has left on phones and on this host.
 
-    Shows what would go and asks first. The exit code is 4 if something could not be removed.
+    Shows what would go and asks first. The exit code is 3 if --phones finds none, 4 if something could not be removed.
     """
     from devicelab.cleaning import Cleaning, Wishes
-    from devicelab.errors import ConfigError
+    from devicelab.errors import ConfigError, NoDeviceError
     from devicelab.files import state_dir as resolve
     from devicelab.lab import Lab
     from devicelab.report.litter import litter_document, litter_table
@@ -85,6 +85,11 @@ def clean(
                 Lab.open(state_dir, file=lab_file, transport=transport, addresses=connect or ())
             )
         devices = lab.discover(device or []) if lab else []
+        if phones and not devices:
+            raise NoDeviceError(
+                "there is no phone to clean",
+                hint="`devicelab doctor` says why; without --phones none is needed",
+            )
         cleaning = Cleaning(resolve(state_dir), wishes, lab, devices)
         litter = cleaning.look()
         removes = not dry_run and not litter.empty

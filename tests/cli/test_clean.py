@@ -36,6 +36,10 @@ class TestOnThisHost:
         assert "--phones" in devicelab("clean", "--private", "--runs", "--yes", code=2).stderr
         assert len(names(state)) == 1
 
+    def test_where_no_phone_is_none_can_be_cleaned(self, state: Path) -> None:
+        done = devicelab("clean", "--phones", "--transport", "direct", "--dry-run", code=3)
+        assert "no phone to clean" in done.stderr
+
     def test_nobody_to_ask(self, state: Path) -> None:
         finish_run(state)
         for extra in ((), ("--json",)):
