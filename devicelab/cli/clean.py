@@ -58,7 +58,8 @@ def clean(
 ) -> None:
     """Remove what devicelab has left on phones and on this host.
 
-    Shows what would go and asks first. The exit code is 3 if --phones finds none, 4 if something could not be removed.
+    Shows what would go and asks first. The exit code is 3 if --phones finds none, 4 if something could not be
+    removed.
     """
     from devicelab.cleaning import Cleaning, Wishes
     from devicelab.errors import ConfigError, NoDeviceError
