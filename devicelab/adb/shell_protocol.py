@@ -228,6 +228,10 @@ class V1Decoder:
 def v2_command(argv: Sequence[str], *, stdin: bool) -> str:
     """The service that runs ``argv`` under shell v2.
 
+    A script (``sh -c …``) is run by the shell that tells its process id: starting another one costs more than
+    a round trip. It is handed over by ``eval``, so that an error in its syntax does not take the process id
+    along.
+
     Args:
         argv: The command and its arguments, quoted here.
         stdin: Whether something will be written to it; else its input is empty, at no extra message.
@@ -236,7 +240,7 @@ def v2_command(argv: Sequence[str], *, stdin: bool) -> str:
         ValueError: ``argv`` is empty or holds a NUL character.
     """
     no_input = "" if stdin else "exec </dev/null;"
-    return f"shell,v2,raw:echo $$;{no_input}{_quoted(argv)}"
+    return f"shell,v2,raw:echo $$;{no_input}{_in_place(argv) or _quoted(argv)}"
 
 
 def v1_command(argv: Sequence[str], marker: str) -> str:
@@ -264,7 +268,10 @@ def parse_command(service: str) -> tuple[list[str], str | None]:
         ValueError: Neither of the two made this service.
     """
     if found := _V2_SERVICE.fullmatch(service):
-        return shlex.split(found["command"]), None
+        match words := shlex.split(found["command"]):
+            case ["set", "--", *arguments, ";", "eval", script]:
+                return ["sh", "-c", script, *(["sh", *arguments] if arguments else [])], None
+        return words, None
     if found := _V1_SERVICE.fullmatch(service):
         return shlex.split(found["command"]), found["first"] + found["second"]
     raise ValueError(f"no command of ours: {service[:100]!r}")
@@ -297,6 +304,18 @@ def stdin_frames(data: bytes | memoryview) -> bytes:
 def close_stdin_frame() -> bytes:
     """The frame that closes a v2 command's standard input."""
     return _HEADER.pack(_CLOSE_STDIN, 0)
+
+
+def _in_place(argv: Sequence[str]) -> str:
+    """The line that has the shell itself run a script; "" for what a shell of its own would run differently."""
+    match list(argv):
+        case ["sh", "-c", script] if not script.startswith("-"):
+            words: list[str] = []
+        case ["sh", "-c", script, "sh", *words] if words and not script.startswith("-"):
+            pass
+        case _:
+            return ""
+    return f"{_quoted(['set', '--', *words])} ; {_quoted(['eval', script])}"
 
 
 def _quoted(argv: Sequence[str]) -> str:

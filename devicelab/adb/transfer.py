@@ -49,7 +49,8 @@ _COMMAND_BYTES = 2048  # of paths in one `rm`; adbd before Android 7 takes 4 KiB
 _V1_SIZES = 1 << 32  # without stat_v2, sizes come modulo this
 
 # $1 the part, $2 its name, $3 its mode, $4 the expected sha256 or nothing. Prints what the phone computed, or
-# "none". The mode is set here, because adbd gives group and others whatever the owner has.
+# "none". The mode is set here, because adbd gives group and others whatever the owner has. mksh, the shell of
+# every Android since 4, renames by itself, for a tenth of what it takes to start another program.
 FINISH_SCRIPT = """\
 h=none
 if [ -n "$4" ] && h=$(sha256sum <"$1" 2>/dev/null); then
@@ -59,7 +60,7 @@ else
   h=none
 fi
 if [ -d "$2" ]; then exit 66; fi
-chmod "$3" "$1" && mv "$1" "$2" && echo "$h"
+chmod "$3" "$1" && { builtin rename "$1" "$2" 2>/dev/null || mv "$1" "$2"; } && echo "$h"
 """
 DAMAGED, IS_DIRECTORY = 65, 66  # its exit codes
 

@@ -202,7 +202,8 @@ def test_v1_says_what_is_wrong(wire: str, words: str) -> None:
 # --- command lines ---
 
 
-@given(WORDS, st.booleans())
+@given(WORDS | WORDS.map(lambda words: ["sh", "-c", *words]), st.booleans())
+@example(["sh", "-c", "-x", "sh", "-y"], False)
 @settings(max_examples=300)
 def test_a_command_comes_back_out_of_its_service(argv: list[str], stdin: bool) -> None:
     assert parse_command(v2_command(argv, stdin=stdin)) == (argv, None)
@@ -233,6 +234,34 @@ def test_a_real_shell_hands_every_word_on_unchanged(words: list[str]) -> None:
     first, rest = done.stdout.split(b"\n", 1)
     assert first.isdigit()
     assert rest == "".join(f"{word}\n" for word in words).encode()
+
+
+@pytest.mark.parametrize(
+    ("argv", "in_place"),
+    [
+        (["sh", "-c", "echo $$ $# $2 out; exit 7", "sh", "a b", ";"], True),
+        (["sh", "-c", "echo $$ $# $2 out; exit 7"], True),
+        (["sh", "-c", "echo $$ $# $2 out; exit 7", "sh"], False),
+        (["sh", "-c", "echo $$ $# $2 out; exit 7", "zero", "a b", ";"], False),
+    ],
+)
+def test_a_script_is_run_by_the_shell_that_tells_its_process_id(argv: list[str], in_place: bool) -> None:
+    service = v2_command(argv, stdin=False)
+    assert parse_command(service) == (argv, None)
+    plain = subprocess.run(argv, capture_output=True, check=False)
+    done = subprocess.run(["sh", "-c", service.removeprefix("shell,v2,raw:")], capture_output=True, check=False)
+    first, second, *rest = done.stdout.split()
+    assert (first == second) == in_place
+    assert rest == plain.stdout.split()[1:]
+    assert done.returncode == plain.returncode == 7
+
+
+def test_a_script_with_an_error_in_its_syntax_still_has_a_process_id() -> None:
+    command = v2_command(["sh", "-c", "echo never; if"], stdin=False).removeprefix("shell,v2,raw:")
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert done.stdout.split()[0].isdigit()
+    assert done.stderr
+    assert done.returncode != 0
 
 
 @pytest.mark.parametrize(
