@@ -265,7 +265,7 @@ def test_authorization_is_asked_for_and_answered(desk: VirtualDesk, adb: Adb) ->
 
     phone.authorize("always")
     adb.wait(phone.address, "device")
-    assert phone.status()["questions"] == []
+    wait_for(lambda: not phone.status()["questions"])  # adb may know a moment before the screen does
     assert adb("-s", phone.address, "shell", "id -u").stdout == b"2000\n"
 
     phone.kill()
