@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from devicelab.config import load_experiment
+from devicelab.plans.export import export_files
 from devicelab.plans.zoo import MLP
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
@@ -28,10 +29,26 @@ def phones(module_desk: VirtualDesk) -> list[VirtualPhone]:
     return module_desk.up(["pixel", "pixel"])
 
 
-@pytest.mark.parametrize("combine", ["sum", "each"])
-@pytest.mark.parametrize("server", ["none", "fedadam"])
+def torchscript(directory: Path) -> str:
+    """The same plan as TorchScript files, as an experiment names them."""
+    for file in export_files(MLP(), format="torchscript"):
+        (directory / file.name).write_bytes(file.content)
+    return "{file: mlp.pt, evaluation: mlp.eval.pt, parameters: mlp.safetensors}"
+
+
+@pytest.mark.parametrize(
+    ("plan", "server", "combine"),
+    [
+        ("onnx", "none", "sum"),
+        ("onnx", "none", "each"),
+        ("onnx", "fedadam", "sum"),
+        ("onnx", "fedadam", "each"),
+        ("torchscript", "none", "sum"),
+        ("torchscript", "fedadam", "each"),
+    ],
+)
 def test_the_model_after_each_round(
-    phones: list[VirtualPhone], tmp_path: Path, server: str, combine: str
+    phones: list[VirtualPhone], tmp_path: Path, plan: str, server: str, combine: str
 ) -> None:
     round_ = f"""
         rounds: 3
@@ -42,6 +59,8 @@ def test_the_model_after_each_round(
         combine: {combine}
     """
     changes = {"aggregation": ADAM} if server == "fedadam" else {}
+    if plan == "torchscript":
+        changes["plan"] = torchscript(tmp_path)
     path = experiment_file(tmp_path, round=round_, **changes)
     with lab_of(phones, tmp_path / "state") as lab:
         done = lab.run_round(path)
