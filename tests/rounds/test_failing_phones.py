@@ -142,13 +142,18 @@ def test_what_passes_changes_nothing(world: World, tmp_path: Path, first: str, s
         assert not run.ledger.leftovers()
 
 
-HEAT = (lambda phone: phone.set_temperature(60.0), lambda phone: phone.set_temperature(25.0))
-DISK = (lambda phone: phone.fill(0), lambda phone: phone.fill(1 << 30))
+HEAT: tuple[Act, Act] = (
+    lambda phone: phone.set_temperature(60.0),
+    lambda phone: phone.set_temperature(25.0),
+)
+DISK: tuple[Act, Act] = (lambda phone: phone.fill(0), lambda phone: phone.fill(1 << 30))
 DEAD = PASSING["battery out"]
 LASTING: Mapping[str, tuple[Phase, tuple[Act, Act], float, JobState, str]] = {
     "full before the push": (Phase.PUSH, DISK, 100.0, JobState.FAILED, "space"),
     "full before the start": (Phase.START, DISK, 100.0, JobState.FAILED, "disk is full"),
-    "hot": (Phase.TRAIN, HEAT, 100.0, JobState.FAILED, "too hot"),
+    "hot before the push": (Phase.PUSH, HEAT, 100.0, JobState.FAILED, "too hot"),
+    "hot before the start": (Phase.START, HEAT, 100.0, JobState.FAILED, "too hot"),
+    "hot in training": (Phase.TRAIN, HEAT, 100.0, JobState.FAILED, "too hot"),
     "dead before the push": (Phase.PUSH, DEAD, 4.0, JobState.LATE, "cut off"),
     "dead in training": (Phase.TRAIN, DEAD, 4.0, JobState.LATE, "cut off"),
     "dead before the pull": (Phase.PULL, DEAD, 4.0, JobState.LATE, "cut off"),
@@ -180,6 +185,43 @@ def test_what_lasts_fails_the_round_and_resuming_it_gives_the_same_model(
     assert done.directory == path
     assert _models(path) == world.undisturbed[:2]
     with RunReader(path) as run:
+        assert not run.ledger.leftovers()
+        assert len(run.ledger.updates(1, accepted=True)) == 6
+
+
+@pytest.mark.parametrize(
+    ("trouble", "phase"),
+    [
+        ("full", Phase.TRAIN),
+        ("full", Phase.PULL),
+        ("full", Phase.COMMIT),
+        ("hot", Phase.PULL),
+        ("hot", Phase.COMMIT),
+    ],
+)
+def test_what_may_come_too_late_to_matter_costs_no_update(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, phase: Phase
+) -> None:
+    """Whether a job is done before its disk is full is up to chance: if so nothing happens, if not it is said."""
+    monkeypatch.setattr(part, "HealthWatch", functools.partial(HealthWatch, every=0.0))
+    (act, undo), phone = (DISK if trouble == "full" else HEAT), world.phones[0]
+    misfortune = Misfortune(phone, act, (1, phase))
+    try:
+        world.run(tmp_path / "state", misfortune)
+    except RoundError:
+        assert phase is Phase.TRAIN
+        path = newest_run(tmp_path / "state")
+        assert path is not None
+        with RunReader(path) as run:
+            (job,) = [each for each in run.ledger.jobs(1) if each.device == phone.serial]
+            assert (job.state, bool(job.reason)) == (JobState.FAILED, True)
+            assert [set(each.clients) for each in run.ledger.exclusions(1)] == [set(job.clients)]
+    finally:
+        undo(phone)
+    assert misfortune.happened
+    done = world.run(tmp_path / "state", resume=True)
+    assert _models(done.directory) == world.undisturbed[:2]
+    with RunReader(done.directory) as run:
         assert not run.ledger.leftovers()
         assert len(run.ledger.updates(1, accepted=True)) == 6
 
