@@ -202,7 +202,7 @@ def test_what_lasts_fails_the_round_and_resuming_it_gives_the_same_model(
 def test_what_may_come_too_late_to_matter_costs_no_update(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, phase: Phase
 ) -> None:
-    """Whether a job is done before its disk is full is up to chance: if so nothing happens, if not it is said."""
+    """Whether a job is done before its disk is full is up to chance: if so nothing happens, else it is said."""
     monkeypatch.setattr(part, "HealthWatch", functools.partial(HealthWatch, every=0.0))
     (act, undo), phone = (DISK if trouble == "full" else HEAT), world.phones[0]
     misfortune = Misfortune(phone, act, (1, phase))
