@@ -341,7 +341,8 @@ class Coordinator:
         return checkpoint
 
     def _result(self, number: int, began: float) -> RoundResult:
-        summary = next(each for each in self._ledger.summaries() if each.round.number == number)
+        summary = self._ledger.summary(number)
+        assert summary is not None  # it was begun
         metrics = values(summary.metrics)
         for each in self._ledger.evaluations():
             if each.round == number:

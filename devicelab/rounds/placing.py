@@ -75,11 +75,9 @@ def _history(
     """Where clients were last, where those are that keep something, and how devices are called."""
     if ledger is None:
         return {}, {}, {}
-    cohorts = [each for record in ledger.rounds() for each in ledger.cohort(record.number)]
-    counted = ledger.updates(accepted=True) if keeps else []
     return (
-        {each.client: each.device for each in cohorts},
-        {each.client: each.device for each in counted},
+        ledger.whereabouts(),
+        ledger.whereabouts(accepted=True) if keeps else {},
         {device.identity: device.serial for device in ledger.devices()},
     )
 

@@ -255,7 +255,7 @@ def _home(crew: Crew, setup: Setup, run: RunReader, client: str) -> Station:
 def _kept(setup: Setup, run: RunReader, client: str) -> str | None:
     """Where the client keeps private parameters, if it does: those that were never trained are first values."""
     private = setup.plans.train.signature.with_role(Role.PRIVATE)
-    trained = private and any(each.client == client for each in run.ledger.updates(accepted=True))
+    trained = private and client in run.ledger.whereabouts(accepted=True)
     return kept_path(run.path.name, client) if trained else None
 
 

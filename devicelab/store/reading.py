@@ -83,6 +83,21 @@ class LedgerReader(Closing):
         sql = "SELECT * FROM cohort WHERE round = ? ORDER BY place"
         return [tables.cohort_client(row) for row in self._database.rows(sql, (number,))]
 
+    def whereabouts(self, *, accepted: bool = False) -> dict[str, str]:
+        """Each client's device, by identity, in the last round that the client took part in.
+
+        Args:
+            accepted: In the last round in which an update of the client was accepted.
+        """
+        # Of the columns beside max() SQLite takes the row that has the maximum.
+        sql = "SELECT client, device, max(round) FROM cohort GROUP BY client"
+        if accepted:
+            sql = (
+                "SELECT client, device, max(updates.round) FROM updates JOIN jobs ON jobs.id = updates.job"
+                " WHERE accepted GROUP BY client"
+            )
+        return {row["client"]: row["device"] for row in self._database.rows(sql)}
+
     def exclusions(self, number: int | None = None) -> list[ExclusionRecord]:
         """Who does not, in one round or in all."""
         sql = "SELECT * FROM exclusions WHERE (:round IS NULL OR round = :round) ORDER BY round, id"

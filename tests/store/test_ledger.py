@@ -93,6 +93,23 @@ def test_a_round_from_beginning_to_end(run: Run) -> None:
     assert summary.round.ended is not None
 
 
+def test_clients_are_where_they_were_last(run: Run) -> None:
+    ledger = run.ledger
+    first, _ = begin(run)
+    run.record_update(first, b"the bytes", [facts("A0"), facts("A1")])
+    run.save_checkpoint(1, model(1.0))
+    ledger.begin_round(2)
+    moved = [CohortClient("A1", "B", 10), CohortClient("B0", "A", 10), CohortClient("C0", "A", 10)]
+    ledger.set_cohort(2, moved)
+
+    assert ledger.whereabouts() == {"A0": "A", "A1": "B", "B0": "A", "B1": "B", "C0": "A"}
+    assert ledger.whereabouts(accepted=True) == {"A0": "A", "A1": "A"}
+    payload = {"clients": ["A1"]}
+    ledger.plan_job("r2-B", number=2, device="B", clients=["A1"], payload=payload)
+    run.record_update("r2-B", b"others", [facts("A1")])
+    assert ledger.whereabouts(accepted=True) == {"A0": "A", "A1": "B"}
+
+
 def test_to_repeat_what_was_said_changes_nothing(run: Run) -> None:
     ledger = run.ledger
     first, second = begin(run)
