@@ -51,7 +51,7 @@ class Stream(Protocol):
 
     Every method that waits takes a deadline and raises :class:`DeadlineError` when it is over,
     :class:`DeviceLostError` when the phone is gone and :class:`ProtocolError` when it misbehaves. After any of
-    these the stream is only good for close().
+    these the stream is only good for close(); but a read that was cut off has lost nothing and may be repeated.
     """
 
     @property

@@ -34,6 +34,7 @@ from devicelab.adb.shell_protocol import (
 from devicelab.closing import Closing
 from devicelab.deadline import Deadline
 from devicelab.errors import (
+    DeadlineError,
     DevicelabError,
     DeviceNotReadyError,
     OutputLimitError,
@@ -142,6 +143,28 @@ class ShellProcess(Closing):
         while (piece := self.read(deadline)) is not None:
             yield piece
 
+    def gather(self, into: bytearray, deadline: Deadline, *, limit: int = OUTPUT_LIMIT) -> bool:
+        """Add standard output to what was gathered before, to its end or until the deadline.
+
+        Returns:
+            Whether the command has ended. If not, nothing is lost: it may be waited for again.
+
+        Raises:
+            OutputLimitError: There are more than ``limit`` bytes.
+        """
+        try:
+            while (piece := self.read(deadline)) is not None:
+                if piece[0] is Channel.STDOUT:
+                    into += piece[1]
+                if len(into) > limit:
+                    raise OutputLimitError(
+                        f"`{self.argv[0]}` printed more than {limit} bytes", device=self._connection.serial
+                    )
+        except DeadlineError:
+            self._readable = True
+            return False
+        return True
+
     def wait(self, deadline: Deadline) -> int:
         """Wait for the end; output that was not read is dropped.
 
@@ -183,6 +206,11 @@ class ShellProcess(Closing):
             killer.wait(deadline)
         finally:
             killer._stream.close()  # and not killer.close(), which would want to end it by another one
+
+    def leave(self) -> None:
+        """Let go of the stream, and leave the command to itself: it is hung up, which ends most."""
+        self._closed = True
+        self._stream.close()
 
     def close(self) -> None:
         """End the command if it still runs, as far as the phone allows, and let go of the stream.

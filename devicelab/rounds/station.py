@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ __all__ = ["JobPhone", "Station"]
 
 _FOREVER: Final = 10.0**9  # seconds; the round's own clock is the one that counts
 _PING: Final = 5.0
-_SOONER: Final = 0.95  # of the last job's time: one that gets quicker from round to round is not overslept
 _T = TypeVar("_T")
 
 
@@ -37,16 +35,12 @@ class Station:
         identity: Who it is.
         pack: Runner and engine for it.
         lease: Ours, so that nobody else works with it meanwhile.
-
-    Attributes:
-        usual: Seconds that the last job of each verb was waited for.
     """
 
     device: Device
     identity: str
     pack: Pack
     lease: Lease
-    usual: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _thread: ThreadPoolExecutor = field(init=False, repr=False)
     _cache: DeviceCache = field(init=False, repr=False)
     _linked: bool = field(default=False, init=False, repr=False)
@@ -150,15 +144,7 @@ class JobPhone:
     ) -> Result:
         """Wait for its end."""
         patience = Patience(total=_FOREVER, idle=idle, away=_FOREVER)
-        verb, began = self._task.job.verb, time.monotonic()
-        result = self._session.follow(
-            patience=patience,
-            on_message=on_message,
-            between=between,
-            usual=self._station.usual.get(verb, 0.0),
-        )
-        self._station.usual[verb] = _SOONER * (time.monotonic() - began)
-        return result
+        return self._session.follow(patience=patience, on_message=on_message, between=between)
 
     def collect(self, result: Result, deadline: Deadline) -> None:
         """Pull the update."""

@@ -35,10 +35,13 @@ shift 2
 chmod 444 "$@"
 if [ "$s" ]; then
   sha256sum "$@" | while read h p; do
-    [ "$h" = "${p%%.*}" ] && mv "$p" "$h" && echo "$h"
+    [ "$h" = "${p%%.*}" ] && { builtin rename "$p" "$h" 2>/dev/null || mv "$p" "$h"; } && echo "$h"
   done
 else
-  for p in "$@"; do mv "$p" "${p%%.*}" && echo "${p%%.*}"; done
+  for p in "$@"; do
+    h=${p%%.*}
+    { builtin rename "$p" "$h" 2>/dev/null || mv "$p" "$h"; } && echo "$h"
+  done
 fi
 """
 

@@ -1,5 +1,7 @@
 """How a job is started, looked at and stopped on a phone: shell scripts for everything since Android 4.4.
 
+The launcher of a job waits for its end, unless its cable is pulled, and prints then what a look would.
+
 In a job's directory are ``pid`` (a process id and its process group), ``rc`` (the exit code, once it is there),
 ``log`` and ``err`` (what it printed). A process counts as the job's only while its command line names the job's
 directory, so that a number that was given out anew harms nobody.
@@ -24,6 +26,7 @@ __all__ = [
     "BLOCK",
     "BUSY",
     "MOST",
+    "STARTED",
     "Look",
     "attached_command",
     "detached_command",
@@ -40,6 +43,9 @@ BLOCK: Final = 4096
 BUSY: Final = 69
 """Exit code of :func:`attached_command` where the job runs already."""
 
+STARTED: Final = b"started"
+"""The first line of a launcher that has started the job; how the job ended follows once it has."""
+
 _CHUNK: Final = 256  # blocks that one look reads
 MOST: Final = _CHUNK * BLOCK
 """Bytes of the log that one look brings, at most."""
@@ -54,13 +60,16 @@ _ALIVE: Final = (
 )
 _BEGIN: Final = f'd=$1;cd "$d"||exit 66;exec 2>/dev/null;{_ALIVE}p=;read p g<pid;'
 # $6 of the next two is the name that job.json has until it is started first, or nothing.
-_PLACE: Final = '[ "$6" ]&&{ [ -f job.json ]&&rm -f "$6"||mv "$6" job.json;};'
+# mksh, the shell of every Android since 4, renames by itself: programs are what these scripts cost.
+_PLACE: Final = '[ "$6" ]&&{ [ -f job.json ]&&rm -f "$6"||builtin rename "$6" job.json||mv "$6" job.json;};'
 # A runner whose shell was killed leaves no rc; then all processes are asked. $2 is a pattern for its command
 # line that does not match itself. grep fails where any process ends while it looks, so its word counts.
-_RUNNING: Final = '[ "$p" ]&&{ alive $p||{ [ ! -f rc ]&&[ "$(grep -l "$2" /proc/[0-9]*/cmdline)" ];};}'
+_RUNNING: Final = '[ "$p" -a ! -f rc ]&&{ alive $p||[ "$(grep -l "$2" /proc/[0-9]*/cmdline)" ];}'
+_CLEAR: Final = "[ -f pid -o -f rc -o -f log -o -f err ]&&rm -f pid rc log err;"
 
 _WRAPPER: Final = (
-    'cd "$1";trap : TERM;LD_LIBRARY_PATH="$2" "$3" "$4" "$1/job.json" >log 2>err;echo $?>rc.part;mv rc.part rc'
+    'cd "$1";trap : TERM;LD_LIBRARY_PATH="$2" "$3" "$4" "$1/job.json" >log 2>err;'
+    "echo $?>rc.part;builtin rename rc.part rc||mv rc.part rc"
 )
 # $3 engine directory, $4 runner, $5 verb, $7 the wrapper. A launcher that lost its cable goes on to its end,
 # and "claim" keeps a second one out meanwhile.
@@ -69,14 +78,15 @@ _DETACHED: Final = (
     "claim(){ (set -C;echo $$>claim);};"
     "claim||{ q=;read q<claim;alive $q&&{ echo busy;exit;};rm -f claim;"
     "claim||{ [ -s claim ]&&echo busy||echo unwritable;exit;};};"
-    "rm -f pid rc log err;"
+    f"{_CLEAR}"
     "s=setsid g=;command -v setsid>/dev/null||{ s=;read a b c e g f</proc/$$/stat;};"
     '$s sh -c "$7" job "$d" "$3" "$4" "$5"</dev/null >/dev/null 2>&1 &\n'
-    "p=$!;echo $p ${g:-$p}>pid;rm -f claim;echo started"
+    f"p=$!;echo $p ${{g:-$p}}>pid;rm -f claim;echo {STARTED.decode()};"
+    f"wait;c=;read c<rc;echo gone $c;dd if=log bs={BLOCK} count={_CHUNK}"
 )
 _ATTACHED: Final = (
     f"{_BEGIN}{_PLACE}{_RUNNING}&&exit {BUSY};"
-    "rm -f pid rc log err;read a b c e g f</proc/$$/stat;echo $$ $g>pid;"
+    f"{_CLEAR}read a b c e g f</proc/$$/stat;echo $$ $g>pid;"
     'export LD_LIBRARY_PATH="$3";exec "$4" "$5" "$d/job.json" 2>err'
 )
 # $3 engine directory, $4 runner, $5 whether there is something to commit. What a commit says is asked of
@@ -118,7 +128,8 @@ class Look:
 def detached_command(job: str, engine: str, runner: str, verb: Verb, part: str = "") -> list[str]:
     """Start a job that outlives its cable.
 
-    Prints ``started``, ``running`` (it was), ``busy`` (somebody just starts it) or ``unwritable``.
+    Prints ``running`` (it was), ``busy`` (somebody just starts it) or ``unwritable``; or :data:`STARTED`, and
+    once the job has ended what :func:`look_command` prints.
 
     Args:
         job: Its id.

@@ -20,7 +20,6 @@ import hashlib
 import posixpath
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -29,14 +28,20 @@ from devicelab.adb.shell import Channel, ShellProcess
 from devicelab.adb.transfer import part_name
 from devicelab.deadline import Deadline
 from devicelab.devices.device import Device
-from devicelab.errors import DeadlineError, DeviceLostError, ProtocolError, RemoteFileError, RunnerError
+from devicelab.errors import (
+    DeadlineError,
+    DeviceLostError,
+    ProtocolError,
+    RemoteFileError,
+    RunnerError,
+)
+from devicelab.runner.bell import Bell, launch
 from devicelab.runner.cache import USES
+from devicelab.runner.following import POLL, Following, Patience
 from devicelab.runner.installation import Installation
 from devicelab.runner.job import Job
 from devicelab.runner.launch import (
-    BLOCK,
     BUSY,
-    MOST,
     Look,
     attached_command,
     detached_command,
@@ -56,24 +61,8 @@ _PUSH_SECONDS: Final = 600.0
 _STOP_SECONDS: Final = 15.0  # a step in progress may have to end first
 _CLAIM_SECONDS: Final = 10.0
 _UNWRITABLE: Final = 3  # times that a job's directory must seem so
-_POLL: Final = 0.02, 0.5  # seconds between looks: at first, and at most
 _JOB_LIMIT: Final = 16 << 20
 _COMMIT_SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a job, in seconds.
-
-    Attributes:
-        total: For the whole of it.
-        idle: Without a line from it, while the device answers.
-        away: While the device does not answer.
-    """
-
-    total: float = 3600.0
-    idle: float = 60.0
-    away: float = 120.0
 
 
 class JobSession:
@@ -93,6 +82,7 @@ class JobSession:
         self._installation = installation
         self._uses = tuple(dict.fromkeys((*uses, *installation.hashes)))
         self._part = ""
+        self._bell: Bell | None = None  # while the launcher of the job waits for its end
 
     def prepare(self) -> None:
         """Write the job's directory, unless it is there.
@@ -126,13 +116,18 @@ class JobSession:
         Raises:
             RunnerError: It cannot be started.
         """
-        deadline = Deadline(f"start of job {self.job.job}", _CLAIM_SECONDS, self.device.serial)
+        what = f"start of job {self.job.job}"
+        deadline = Deadline(what, _CLAIM_SECONDS, self.device.serial)
         where = self._installation
         command = detached_command(self.job.job, where.library_path, where.runner, self.job.verb, self._part)
         unwritable = 0
+        self._let_go()
         while True:
-            said = self.device.shell(*command, check=False)
-            if said.text == "started":
+            said = launch(
+                self.device, command, Deadline(what, self.device.deadlines.command, self.device.serial)
+            )
+            if isinstance(said, Bell):
+                self._bell = said
                 return "started"
             if said.text == "running":
                 return "running"
@@ -161,7 +156,7 @@ class JobSession:
         whole = Deadline(f"job {self.job.job}", patience.total, self.device.serial)
         transcript = Transcript(self.job, self.device.serial, on_message)
         code = self._attached(self.job.verb, transcript, whole, patience.idle)
-        return self._conclude(transcript, code)
+        return self.conclude(transcript, code)
 
     def follow(
         self,
@@ -169,13 +164,11 @@ class JobSession:
         patience: Patience | None = None,
         on_message: Listener | None = None,
         between: Callable[[], object] | None = None,
-        usual: float = 0.0,
     ) -> Result:
         """Wait for the end of a detached job, through losses of the device.
 
         Args:
             patience: How long.
-            usual: Seconds that such a job usually takes: before, there is no point in looking.
             on_message: Told hello and progress, from the start's first line on.
             between: Called before every look, several times a second while the device answers. What it raises
                 ends the wait; the job goes on.
@@ -185,7 +178,11 @@ class JobSession:
             DeviceLostError: The device was away for too long. The job may go on; follow it again.
             DeadlineError: The same for a device that is silent, for a job without a line, for all of it.
         """
-        return _Following(self, patience or Patience(), on_message, between).result(usual)
+        following = Following(self, patience or Patience(), on_message, between, self._bell)
+        try:
+            return following.result()
+        finally:
+            self._let_go()
 
     def look(self, offset: int = 0) -> Look:
         """The job's state now and its output from ``offset`` on, up to a mebibyte.
@@ -207,6 +204,7 @@ class JobSession:
         Raises:
             DeadlineError: It does not end.
         """
+        self._let_go()
         if not self._end("TERM", _STOP_SECONDS) and not self._end("KILL", _STOP_SECONDS):
             raise DeadlineError(
                 f"end of job {self.job.job}", seconds=2 * _STOP_SECONDS, device=self.device.serial
@@ -276,7 +274,24 @@ class JobSession:
             self.commit()  # says what is wrong
         self.remove()
 
+    def conclude(self, transcript: Transcript, code: int | None) -> Result:
+        """What a job that has ended came to: all of its output, and its exit code if there is one.
+
+        Raises:
+            RunnerError: It failed.
+        """
+        # Who ended well has nothing to say on its standard error, and asking costs a round trip.
+        said = b"" if code == 0 and transcript.last is not None else self._errors()
+        result = transcript.conclude(code, said)
+        assert result is not None  # there is a job
+        return result
+
     # --- parts ---
+
+    def _let_go(self) -> None:
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.close()
 
     def _attached(
         self,
@@ -303,85 +318,20 @@ class JobSession:
             raise self._error("busy", f"job {self.job.job} runs already")
         return code
 
-    def _conclude(self, transcript: Transcript, code: int | None) -> Result:
-        # Who ended well has nothing to say there, and asking costs a round trip.
-        said = b"" if code == 0 and transcript.last is not None else self._errors()
-        result = transcript.conclude(code, said)
-        assert result is not None  # there is a job
-        return result
-
     def _errors(self) -> bytes:
         return self.device.shell(*errors_command(self.job.job), check=False).stdout
 
     def _end(self, signal: Literal["TERM", "KILL"], seconds: float) -> bool:
         """Send a signal until the job is gone; whether it is."""
         deadline = Deadline(f"end of job {self.job.job}", seconds, self.device.serial)
-        pause = _POLL[0]
+        pause = POLL[0]
         while not deadline.expired:
             self.device.shell(*signal_command(self.job.job, signal), check=False)
             if self.look().state != "running":
                 return True
             time.sleep(pause)
-            pause = min(2 * pause, _POLL[1])
+            pause = min(2 * pause, POLL[1])
         return False
 
     def _error(self, code: str, message: str) -> RunnerError:
         return RunnerError(message, device=self.device.serial, code=code)
-
-
-class _Following:
-    """The clocks and the position of one :meth:`JobSession.follow`."""
-
-    def __init__(
-        self,
-        session: JobSession,
-        patience: Patience,
-        listener: Listener | None,
-        between: Callable[[], object] | None,
-    ) -> None:
-        self._session = session
-        self._patience = patience
-        self._between = between or (lambda: None)
-        self._device = session.device.serial
-        self._transcript = Transcript(session.job, self._device, listener)
-        self._whole = Deadline(f"job {session.job.job}", patience.total, self._device)
-        self._offset = 0
-        self._away = False
-        self._answered = self._heard = time.monotonic()
-
-    def result(self, usual: float) -> Result:
-        pause = least = min(max(_POLL[0], usual / 8), _POLL[1])
-        time.sleep(self._whole.capped(min(usual, _POLL[1])))
-        while True:
-            self._between()
-            look = self._look()
-            if look is not None:
-                if look.log:
-                    self._offset += len(look.log)
-                    self._heard = time.monotonic()
-                    pause = least if self._transcript.feed(look.log) else pause
-                    left_alone = look.code is None and look.state != "running"
-                    if left_alone or len(look.log) >= MOST - BLOCK:
-                        continue  # there may be more
-                if look.code is not None or look.state != "running":
-                    return self._session._conclude(self._transcript, look.code)
-                if time.monotonic() - self._heard > self._patience.idle:
-                    what = f"a line of job {self._session.job.job}"
-                    raise DeadlineError(what, seconds=self._patience.idle, device=self._device)
-            time.sleep(self._whole.capped(pause))
-            pause = min(1.5 * pause, _POLL[1])
-
-    def _look(self) -> Look | None:
-        """One look; None while the device is away and may come back."""
-        try:
-            look = self._session.look(self._offset)
-        except (DeviceLostError, DeadlineError):
-            if time.monotonic() - self._answered > self._patience.away:
-                raise
-            self._away = True
-            return None
-        self._answered = time.monotonic()
-        if self._away:
-            self._heard = self._answered  # nobody could listen meanwhile
-        self._away = False
-        return look
