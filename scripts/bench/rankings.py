@@ -130,6 +130,10 @@ def recent_ease(split: Split) -> Any:
             )
 
 
+BASELINES = {"popularity": popularity, "EASE": ease, "recency-weighted EASE": recent_ease}
+"""Candidates by name: what needs no gradient."""
+
+
 def _solved(gram: Array, penalty: float) -> Array:
     inverse = np.linalg.inv(gram.astype(np.float64) + penalty * np.eye(len(gram)))
     weights = -inverse / np.diag(inverse)
