@@ -1,8 +1,8 @@
 """What stays on the phone stays on the phone: all bytes on the cables, searched for it.
 
 A float32 tensor of 64 bytes is looked for in windows of 12 bytes, wherever they begin. A packet or a frame may
-cut it in two; one half still has such windows. Three trained numbers in a row have more than 2^60 values: that a
-window occurs among the few hundred thousand bytes of a run by chance is out of the question.
+cut it in two; one half still has such windows. Three trained numbers in a row have more than 2^60 values: that
+a window occurs among the few hundred thousand bytes of a run by chance is out of the question.
 
 Nothing is compressed here, on purpose: compressed, everything would look as if it was not there. (What phones
 send is never compressed: a pull does not ask for it.) Runner and engine, the same for everybody and 100 times
