@@ -19,6 +19,7 @@ from devicelab.cli import (
     recommend,
     run_round,
     runs,
+    verify,
     virtual,
 )
 from devicelab.cli.output import flushed, prepare_streams, print_error
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("discover")(discover.discover)
 app.command("push-plan")(push_plan.push_plan)
 app.command("run-round")(run_round.run_round)
+app.command("verify")(verify.verify)
 app.command("recommend")(recommend.recommend)
 app.command("export-plan")(export_plan.export_plan)
 app.add_typer(virtual.app, name="virtual")

@@ -27,14 +27,13 @@ from devicelab.rounds.coordinator import no_device
 from devicelab.rounds.crew import Crew, Desk
 from devicelab.rounds.placing import place_clients
 from devicelab.rounds.running import Options
-from devicelab.rounds.runs import recorded_data
+from devicelab.rounds.runs import find_trained, recorded_data
 from devicelab.rounds.setup import Setup, set_up
 from devicelab.rounds.station import Station
 from devicelab.runner.cache import Blob
 from devicelab.runner.layout import kept_path
 from devicelab.runner.remote import RemoteRunner
 from devicelab.store.run import RunReader
-from devicelab.store.runs import find_run, newest_run
 
 if TYPE_CHECKING:
     from devicelab.plans.plan import TrainingPlan
@@ -132,7 +131,7 @@ def recommend(
     held = {name: array for shard in reversed(shards) for name, array in read_shard(shard).items()}
     graph, names = ranking_graph(plan, held, top)
     options = options or Options()
-    with RunReader(_run_path(state, experiment, run)) as opened:
+    with RunReader(find_trained(state, experiment, run)) as opened:
         number, model = _newest(opened, setup)
         crew = Crew(desk, "recommend", selectors=(experiment.devices, options.selectors), engine=options.engine)
         with closing(crew):
@@ -175,7 +174,7 @@ def neighbours(
     plan, setup = _plan(experiment), set_up(experiment)
     titles = item_titles(experiment.data)
     chosen = _titled(title, titles)
-    with RunReader(_run_path(state, experiment, run)) as opened:
+    with RunReader(find_trained(state, experiment, run)) as opened:
         number, model = _newest(opened, setup)
         name = opened.path.name
     factors = item_factors(plan, model)
@@ -211,16 +210,6 @@ def _shards(setup: Setup, client: str) -> list[Shard]:
         )
     parts: tuple[Part, ...] = ("train", "held_out")
     return [clients[client][part] for part in parts if part in clients[client]]
-
-
-def _run_path(state: Path, experiment: Experiment, run: str | None) -> Path:
-    path = find_run(state, run) if run is not None else newest_run(state, experiment.name)
-    if path is None:
-        raise ConfigError(
-            f"there is no run of {experiment.name} yet",
-            hint="train a model first: devicelab run-round EXPERIMENT; or choose another --state-dir",
-        )
-    return path
 
 
 def _newest(run: RunReader, setup: Setup) -> tuple[int, Arrays]:

@@ -19,10 +19,10 @@ from devicelab.plans.build import PlanFile, PlanFiles
 from devicelab.plans.signature import Signature
 from devicelab.rounds.setup import Setup
 from devicelab.store.checkpoints import decode_tensors, encode_tensors
-from devicelab.store.run import Run
+from devicelab.store.run import LEDGER, Run
 from devicelab.store.runs import find_run, new_run_path, newest_run
 
-__all__ = ["begin_run", "find_resumable", "recorded_data", "resume_run"]
+__all__ = ["begin_run", "find_resumable", "find_trained", "recorded_data", "resume_run", "setup_of"]
 
 _PACKAGES: Final = ("devicelab", "numpy", "onnx", "onnxruntime", "torch")
 _FREE: Final = {
@@ -87,6 +87,29 @@ def find_resumable(state: Path, experiment: Experiment, run: str | None = None) 
     return path
 
 
+def find_trained(state: Path, experiment: Experiment, run: str | None = None) -> Path:
+    """The directory of the run whose model is meant.
+
+    Args:
+        state: The state directory.
+        experiment: Whose newest run it is, if none is named.
+        run: The beginning of its id, or its directory wherever that is.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if run is not None:
+        copied = Path(run).expanduser()
+        return copied.absolute() if (copied / LEDGER).is_file() else find_run(state, run)
+    path = newest_run(state, experiment.name)
+    if path is None:
+        raise ConfigError(
+            f"there is no run of {experiment.name} yet",
+            hint="train a model first: devicelab run-round EXPERIMENT; or choose another --state-dir",
+        )
+    return path
+
+
 def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
     """Open a run to go on with it: with the plan that it began with, and the experiment as it is now.
 
@@ -96,20 +119,27 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
     """
     run = Run(path)
     try:
-        before = load_experiment(path / "experiment.yaml", directory=experiment.directory)
-        _check_unchanged(path.name, before, experiment)
-        shards = prepare(experiment)
-        if shards.fingerprint != recorded_data(path):
-            raise ConfigError(
-                f"the data are not those that the run {path.name} began with", hint="begin a new run"
-            )
-        setup = Setup(experiment, _plans(path / "plan"), shards)
+        setup = setup_of(path, experiment)
         if run.ledger.checkpoint() is None:  # it was interrupted while it was being made
             run.save_checkpoint(0, setup.model)
         return run, setup
     except BaseException:
         run.close()
         raise
+
+
+def setup_of(path: Path, experiment: Experiment) -> Setup:
+    """What a run was begun with, from its directory, and the experiment as it is now.
+
+    Raises:
+        ConfigError: The experiment says something else than it did when the run began, or its data changed.
+    """
+    before = load_experiment(path / "experiment.yaml", directory=experiment.directory)
+    _check_unchanged(path.name, before, experiment)
+    shards = prepare(experiment)
+    if shards.fingerprint != recorded_data(path):
+        raise ConfigError(f"the data are not those that the run {path.name} began with", hint="begin a new run")
+    return Setup(experiment, _plans(path / "plan"), shards)
 
 
 def recorded_data(path: Path) -> str:

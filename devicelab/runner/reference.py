@@ -6,7 +6,7 @@ Slow and plain, for tests and for whoever doubts a runner's numbers. Importing i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from devicelab.plans.eager import EagerTrainer, evaluate_eagerly
 from devicelab.plans.signature import Role, Signature
 from devicelab.plans.step import Step
 from devicelab.runner.job import Client, Job
-from devicelab.runner.shuffle import epoch_order
+from devicelab.runner.shuffle import batches
 
 __all__ = ["LocalTraining", "TrainedClient", "train_locally"]
 
@@ -99,24 +99,6 @@ def train_locally(
     else:
         update = _weighted_sum(clients)
     return LocalTraining(update, clients)
-
-
-def batches(examples: int, job: Job, signature: Signature, seed: int) -> Iterator[tuple[bool, Array]]:
-    """The batches of one client, as indices into its shard; each with whether an epoch begins with it."""
-    size = signature.batch or job.batch_size
-    assert size is not None  # a job for a plan with any batch says how many
-    taken, epoch = 0, 0
-    while job.epochs is None or epoch < job.epochs:
-        order = epoch_order(examples, seed, epoch) if job.shuffle else np.arange(examples)
-        for start in range(0, examples, size):
-            if job.steps is not None and taken == job.steps:
-                return
-            batch = order[start : start + size]
-            if signature.batch is not None:
-                batch = np.concatenate([batch, np.resize(order, size - len(batch))])
-            yield start == 0, batch
-            taken += 1
-        epoch += 1
 
 
 @dataclass(frozen=True, slots=True)

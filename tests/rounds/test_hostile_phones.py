@@ -1,13 +1,8 @@
-"""A phone that lies: its update is rejected, the ledger says why, and the round goes on without it.
-
-The lying runner is a script that has the real one do the work and then changes what came out.
-"""
+"""A phone that lies: its update is rejected, the ledger says why, and the round goes on without it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from devicelab.devices.device import Device
-from devicelab.rounds import selection
-from devicelab.runner.cache import Blob, DeviceCache
-from devicelab.runner.installation import pack_for
-from devicelab.runner.kept import artifact
-from devicelab.runner.layout import CACHE
-from devicelab.runner.packs import Pack
 from devicelab.store.records import JobState
 from devicelab.store.run import RunReader
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
+from tests.rounds.liar import edited, lying
 from tests.rounds.small import Arrays, experiment_file, lab_of, left_on
 
-_LIAR = r"""#!/system/bin/sh
-d=${2%/job.json}
-if [ "$1" = train ] && [ ! -f "$d/lied" ]; then
-  REAL train "$2" >"$d/said" || exit
-  : >"$d/lied"
-  rm -f "$d/result.json"
-fi
-TRICK
-"""
 _ROUND = """
     rounds: 1
     clients: {fraction: 1.0}
@@ -52,17 +32,6 @@ _ROUND = """
 @pytest.fixture(scope="module")
 def phones(module_desk: VirtualDesk) -> list[VirtualPhone]:
     return module_desk.up(["pixel", "pixel"])
-
-
-def _edited(*edits: str) -> str:
-    return "sed " + " ".join(f"-e '{edit}'" for edit in edits) + ' "$d/said"'
-
-
-def _instead(content: bytes) -> str:
-    """The trick of handing over another update, with a result that says so."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    edit = _edited(rf's/"bytes":[0-9]*,"sha256":"[0-9a-f]*"/"bytes":{len(content)},"sha256":"{sha256}"/')
-    return f'rm -f "$d/update.safetensors"; cp {CACHE}/{sha256} "$d/update.safetensors"; {edit}'
 
 
 def _model(change: Callable[[Arrays], object]) -> bytes:
@@ -107,16 +76,16 @@ LIES: dict[str, tuple[str | bytes, str]] = {
     "another name": (_model(lambda a: a.update({"param/evil": a.pop("param/4.bias")})), "lacks 'param/4.bias'"),
     "a tensor too many": (_set("param/evil", np.zeros(1, np.float32)), "not asked for"),
     "no safetensors": (b"\xff" * 1000, "no safetensors file"),
-    "a huge file": (_edited(r's/"bytes":[0-9]*/"bytes":99999999999/'), "more than"),
+    "a huge file": (edited(r's/"bytes":[0-9]*/"bytes":99999999999/'), "more than"),
     "another file than announced": ('echo x >>"$d/update.safetensors"; cat "$d/said"', "more than"),
     "no file": ('rm "$d/update.safetensors"; cat "$d/said"', "no such file"),
-    "an update for another round": (_edited(r"s/-r1-/-r0-/"), "is that of job"),
+    "an update for another round": (edited(r"s/-r1-/-r0-/"), "is that of job"),
     "more examples in a shard": (_MORE.replace("ALL", "$((99*n))"), "whose shard holds"),
     "more examples in all": (_MORE.replace("ALL", "$((99*n+1))"), "not the sum"),
-    "fewer steps": (_edited(r's/"steps":[0-9]*,"loss_first"/"steps":1,"loss_first"/g'), "was to take"),
+    "fewer steps": (edited(r's/"steps":[0-9]*,"loss_first"/"steps":1,"loss_first"/g'), "was to take"),
     "a million lines": (_FLOOD, "without end"),
     "no JSON": ("echo hello; exit 0", "is not JSON"),
-    "another protocol": (_edited(r's/"protocol":1/"protocol":2/'), "speaks protocol 2"),
+    "another protocol": (edited(r's/"protocol":1/"protocol":2/'), "speaks protocol 2"),
     "two results": ('cat "$d/said"; tail -n 1 "$d/said"', "more after its last line"),
     "nothing": ("exit 0", "without a result"),
 }
@@ -129,20 +98,7 @@ def test_a_lie_is_rejected_and_the_round_goes_on(
     trick, words = LIES[lie]
     liar = phones[0]
 
-    def tricked(device: Device, *, engine: Path | None = None) -> Pack:
-        pack = pack_for(device, engine=engine)
-        if device.serial != liar.address:
-            return pack
-        blobs = [Blob.of(pack.runner, executable=True)]
-        if isinstance(trick, bytes):
-            blobs.append(Blob.of(trick))
-        DeviceCache(device).ensure(blobs)
-        script = tmp_path / "liar"
-        does = _instead(trick) if isinstance(trick, bytes) else trick
-        script.write_text(_LIAR.replace("REAL", f"{CACHE}/{pack.runner.sha256}").replace("TRICK", does))
-        return replace(pack, runner=artifact(script))
-
-    monkeypatch.setattr(selection, "pack_for", tricked)
+    lying(monkeypatch, liar.address, trick, tmp_path)
     path = experiment_file(tmp_path, round=_ROUND)
     with lab_of(phones, tmp_path / "state") as lab:
         done = lab.run_round(path)

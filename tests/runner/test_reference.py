@@ -10,8 +10,7 @@ import pytest
 from devicelab.plans.engine import Engine
 from devicelab.plans.optimizers import SGD, Adam
 from devicelab.plans.signature import Role
-from devicelab.runner.reference import batches
-from devicelab.runner.shuffle import epoch_order
+from devicelab.runner.shuffle import batches, epoch_order
 from tests.runner.work import Work
 
 
