@@ -1,4 +1,7 @@
-"""Build hook: puts the runner for every kind of phone into the package (see devicelab/runner/native/build.py)."""
+"""Build hook: puts the runner for every kind of phone into the package (see devicelab/runner/native/build.py).
+
+And the experiments of ``configs/``, for those who have no checkout.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ class RunnersHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before the wheel is put together."""
-        del version, build_data
+        if version != "editable":  # which has the checkout
+            build_data["force_include"]["configs"] = "devicelab/configs"
         runner = Path(self.root) / "devicelab" / "runner"
         _load(runner / "native" / "build.py").refresh(runner / "bin")
 

@@ -14,6 +14,7 @@ from devicelab.cli import (
     clean,
     discover,
     doctor,
+    examples,
     export_plan,
     push_plan,
     recommend,
@@ -43,6 +44,7 @@ app.command("recommend")(recommend.recommend)
 app.command("export-plan")(export_plan.export_plan)
 app.add_typer(virtual.app, name="virtual")
 app.add_typer(runs.app, name="runs")
+app.command("examples")(examples.examples)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
 

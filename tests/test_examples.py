@@ -1,0 +1,60 @@
+"""The experiments that come with devicelab, written where somebody can change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devicelab.errors import ConfigError
+from devicelab.examples import write_examples
+from tests.cli.command import devicelab, document
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def test_they_are_those_of_the_checkout(tmp_path: Path) -> None:
+    written = write_examples(tmp_path / "some" / "where")
+    assert [each.path.name for each in written] == [path.name for path in CONFIGS]
+    assert [each.path.read_bytes() for each in written] == [path.read_bytes() for path in CONFIGS]
+    assert all(each.written and each.title for each in written)
+
+
+def test_those_that_are_there_stay(tmp_path: Path) -> None:
+    write_examples(tmp_path)
+    before = (tmp_path / "digits.yaml").stat().st_ino
+    (tmp_path / "stress.yaml").unlink()
+    again = {each.path.name: each.written for each in write_examples(tmp_path)}
+    assert again.pop("stress.yaml")
+    assert not any(again.values())
+    assert (tmp_path / "digits.yaml").stat().st_ino == before
+
+
+def test_somebody_elses_file_is_not_overwritten_and_nothing_else_written(tmp_path: Path) -> None:
+    (tmp_path / "movielens.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"movielens\.yaml is there already"):
+        write_examples(tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="no directory"):
+        write_examples(tmp_path / "file" / "configs")
+
+
+def test_a_file_that_is_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").mkdir()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_examples(tmp_path)
+
+
+def test_the_command_writes_where_the_readme_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [first, *_] = document("examples")["examples"]
+    assert first == {"path": "configs/digits.yaml", "title": first["title"], "written": True}
+    assert "scikit-learn's handwritten digits" in first["title"]
+    assert "configs/digits.yaml" in devicelab("examples").stdout
+    assert "name: digits" in devicelab("run-round", "configs/digits.yaml", "--explain").stdout
