@@ -18,14 +18,13 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from typing import TYPE_CHECKING
 
 from devicelab.errors import ConfigError
 from devicelab.files import write_atomically
+
+if TYPE_CHECKING:  # it takes a while to load, and only a phone that asks for authorization needs it
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 __all__ = ["TOKEN_SIZE", "HostKey", "KeyRing", "android_dir", "encode_public_key", "load_key"]
 
@@ -92,6 +91,10 @@ class HostKey:
         Args:
             token: :data:`TOKEN_SIZE` bytes; others cannot be signed as a digest.
         """
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import padding  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.utils import Prehashed  # noqa: PLC0415
+
         return self.private.sign(token, padding.PKCS1v15(), Prehashed(hashes.SHA1()))  # noqa: S303  # ADB's choice
 
 
@@ -156,6 +159,9 @@ def _make(path: Path) -> None:
 
     So the first of two processes wins, and the file is never there half.
     """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pem = rsa.generate_private_key(public_exponent=65537, key_size=_BITS).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -181,6 +187,10 @@ def load_key(path: Path) -> HostKey:
         OSError: It cannot be read.
         ValueError: It is not an unencrypted RSA key of 2048 bits.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
+
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (TypeError, UnsupportedAlgorithm) as error:  # encrypted; of a kind that nobody knows

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from devicelab.adb.connection import Transport
-from devicelab.adb.direct import DirectTransport
 from devicelab.adb.program import find_adb
-from devicelab.adb.server import ServerTransport
 from devicelab.deadline import Deadline
 from devicelab.errors import AdbUnavailableError
 
@@ -32,10 +30,18 @@ def open_transport(name: TransportChoice, deadline: Deadline) -> Transport:
         ConfigError: An environment variable names no server address, or ``$ADB`` no program.
     """
     if name == "direct":
-        return DirectTransport()
+        return _direct()
     try:
+        from devicelab.adb.server import ServerTransport  # noqa: PLC0415 - only where it is used
+
         return ServerTransport.start(deadline=deadline)
     except AdbUnavailableError:
         if name == "server" or find_adb() is not None:
             raise
+    return _direct()
+
+
+def _direct() -> Transport:
+    from devicelab.adb.direct import DirectTransport  # noqa: PLC0415 - loads all of USB and cryptography
+
     return DirectTransport()

@@ -23,6 +23,7 @@ from devicelab.cli import (
     verify,
     virtual,
 )
+from devicelab.cli.group import Group
 from devicelab.cli.output import flushed, prepare_streams, print_error
 from devicelab.errors import DevicelabError
 from devicelab.files import host_error
@@ -31,10 +32,12 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="devicelab",
+    cls=Group,
     help="Train models on the Android phones on your desk.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # it takes "[default: …]" for markup, and a third of the time that --help takes
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("discover")(discover.discover)
 app.command("push-plan")(push_plan.push_plan)

@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
-
-from rich.console import Console
-from rich.markup import escape
+from typing import TYPE_CHECKING, Any, TextIO
 
 from devicelab.errors import ConfigError, DevicelabError
+
+if TYPE_CHECKING:  # JSON, help and completion need none
+    from rich.console import Console
 
 __all__ = [
     "console",
@@ -109,6 +109,8 @@ def console(*, stderr: bool = False) -> Console:
 
     What goes to a file or a pipe has room for every column.
     """
+    from rich.console import Console
+
     made = Console(stderr=stderr, highlight=False, soft_wrap=stderr)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PIPE_WIDTH
@@ -139,6 +141,8 @@ def print_error(error: DevicelabError, *, as_json: bool) -> None:
         }
         with contextlib.suppress(ConfigError, BrokenPipeError):  # it may be stdout itself that has failed
             print_json({"error": told})
+    from rich.markup import escape
+
     out = console(stderr=True)
     with contextlib.suppress(OSError):  # and nobody is left who could be told
         out.print(f"[bold red]error:[/] {escape(str(error))}")

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from devicelab.cli.group import Group
 from devicelab.cli.options import JsonOption, StateDirOption
 from devicelab.cli.output import console, print_json
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Runs: what was trained, how it went, and reports of it.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="Runs: what was trained, how it went, and reports of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 _RunArgument = Annotated[
     str | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from devicelab.cli.group import Group
 from devicelab.cli.options import JsonOption, StateDirOption
 from devicelab.cli.output import console, print_json
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=Group,
     help="Virtual phones: Google's own adbd in a sandbox on this machine, with faults on demand.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 _DEFAULT_PROFILE = "pixel"
