@@ -6,7 +6,7 @@ Commands import what they need when they run, so that ``--help`` and completion 
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -52,21 +52,21 @@ app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"devicelab {version('devicelab')}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
-    ),
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print what is installed here and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: as one JSON document.")] = False,
 ) -> None:
-    del version  # its callback has done the work
+    if version:
+        from devicelab.cli.version import show_versions
+
+        show_versions(as_json=as_json)
+        raise typer.Exit
+    if as_json:
+        raise typer.BadParameter("goes behind the command, or with --version", param_hint="--json")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
 
 
 def main() -> NoReturn:

@@ -34,10 +34,10 @@ from devicelab.runner.archives import extract_android_libraries, extract_wheel_l
 from devicelab.runner.fitness import ENGINE_LIBRARY, require_fit
 from devicelab.runner.kept import Artifact, artifact, kept
 from devicelab.runner.targets import TARGETS, Target
+from devicelab.runner.versions import ANDROID_ENGINE, RUNNER_PROGRAM, RUNNERS
 
 __all__ = ["ANDROID_ENGINE", "Pack", "find_pack", "find_runner", "shipped_engines"]
 
-ANDROID_ENGINE: Final = "1.29.0"
 _NPM_PACKAGE: Final = "com.github.asus4.onnxruntime@0.4.9"
 _MAVEN_ARTIFACT: Final = f"com.microsoft.onnxruntime:onnxruntime-android:{ANDROID_ENGINE}:aar"
 _ANDROID_SHA256: Final[Mapping[str, str]] = {
@@ -46,8 +46,6 @@ _ANDROID_SHA256: Final[Mapping[str, str]] = {
     "android-x86": "811892fdad82237373e7bc50a2cd6ca687af150cbb3bce9996d29f93d4861128",
     "android-x86_64": "1fbfff77a79d79d4e99c2ae78d048044b689782da7e2b0a268443279ae615566",
 }
-_RUNNERS: Final = Path(__file__).with_name("bin")
-_RUNNER: Final = "devicelab-runner"
 _SECONDS: Final = 900.0
 _OLDEST: Final = (1, 18)  # whose C API the runner asks for
 _VERSION: Final = re.compile(r"libonnxruntime\.so\.(\d+\.\d+\.\d+)")
@@ -122,7 +120,7 @@ def find_runner(target: Target) -> Artifact:
     Raises:
         ConfigError: It is not there: this devicelab was installed without it.
     """
-    path = _RUNNERS / target.name / _RUNNER
+    path = RUNNERS / target.name / RUNNER_PROGRAM
     if not path.is_file():
         raise ConfigError(
             f"this devicelab holds no runner for {target.name}: {path} is missing",

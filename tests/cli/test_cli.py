@@ -11,12 +11,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devicelab.errors import VirtualPhoneError
+from devicelab.runner.job import PROTOCOL
+from devicelab.runner.packs import ANDROID_ENGINE, find_runner
+from devicelab.runner.targets import TARGETS
 from devicelab.virtual.desk import VirtualDesk
 from tests.cli.command import devicelab, document
 from tests.servers import AdbServer
@@ -57,8 +61,21 @@ class TestWithoutPhones:
         for command in ("discover", "virtual", "runs", "doctor"):
             assert command in said
 
-    def test_version(self) -> None:
-        assert devicelab("--version").stdout.startswith("devicelab ")
+    def test_version_names_all_that_a_report_of_a_defect_should(self) -> None:
+        first, *rest = devicelab("--version").stdout.splitlines()
+        assert first == f"devicelab {version('devicelab')}"
+        told = document("--version")
+        assert told["devicelab"] == version("devicelab")
+        assert told["protocol"] == PROTOCOL
+        assert (told["engine_android"], told["engine_linux"]) == (ANDROID_ENGINE, version("onnxruntime"))
+        found = {name: find_runner(target).sha256 for name, target in TARGETS.items()}
+        assert told["runners"] == found
+        for word in (*found, ANDROID_ENGINE, told["engine_linux"], told["python"]):
+            assert word in " ".join(rest)
+
+    def test_json_without_a_command_is_a_usage_error(self) -> None:
+        assert "--version" in devicelab("--json", code=2).stderr
+        assert "--version" in devicelab("--json", "discover", code=2).stderr
 
     def test_a_wrong_option_is_a_usage_error(self) -> None:
         assert "--nonsense" in devicelab("discover", "--nonsense", code=2).stderr

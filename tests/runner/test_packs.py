@@ -90,7 +90,7 @@ def runners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.parent.mkdir(parents=True)
         wide = target.bits == 64
         path.write_bytes(make_elf(["libonnxruntime.so"], target.linker, target.machine, wide=wide))
-    monkeypatch.setattr(packs, "_RUNNERS", runners)
+    monkeypatch.setattr(packs, "RUNNERS", runners)
 
 
 @pytest.fixture
