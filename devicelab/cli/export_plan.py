@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from devicelab.cli import completing
 from devicelab.cli.options import JsonOption
 from devicelab.cli.output import console, print_json
 from devicelab.errors import ConfigError
@@ -21,6 +22,7 @@ def export_plan(
             metavar="[EXPERIMENT]",
             help="An experiment's YAML file; its `plan` is exported.",
             show_default=False,
+            autocompletion=completing.experiments,
         ),
     ] = None,
     inspect: Annotated[

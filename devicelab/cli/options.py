@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from devicelab.cli import completing
+
 __all__ = [
     "ConnectOption",
     "DeviceOption",
@@ -81,7 +83,13 @@ EngineOption = Annotated[
     ),
 ]
 ExperimentArgument = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT", help="The experiment's YAML file.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="EXPERIMENT",
+        help="The experiment's YAML file.",
+        show_default=False,
+        autocompletion=completing.experiments,
+    ),
 ]
 ExplainOption = Annotated[
     bool,

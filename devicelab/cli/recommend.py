@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from devicelab.cli import completing
 from devicelab.cli.options import (
     ConnectOption,
     DeviceOption,
@@ -41,6 +42,7 @@ def recommend(
             metavar="ID",
             help="Whose model (the beginning of its id).  [default: the experiment's newest run]",
             show_default=False,
+            autocompletion=completing.runs,
         ),
     ] = None,
     device: DeviceOption = None,

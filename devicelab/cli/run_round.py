@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from devicelab.cli import completing
 from devicelab.cli.options import (
     ConnectOption,
     DeviceOption,
@@ -53,6 +54,7 @@ def run_round(
             metavar="ID",
             help="With --resume: go on with this run (the beginning of its id).",
             show_default=False,
+            autocompletion=completing.runs,
         ),
     ] = None,
     device: DeviceOption = None,

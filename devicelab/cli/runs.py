@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from devicelab.cli import completing
 from devicelab.cli.group import Group
 from devicelab.cli.options import JsonOption, StateDirOption
 from devicelab.cli.output import console, print_json
@@ -26,6 +27,7 @@ _RunArgument = Annotated[
         metavar="[RUN]",
         help="The beginning of its id, or the directory of one that was copied; the newest by default.",
         show_default=False,
+        autocompletion=completing.runs,
     ),
 ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from devicelab.cli import completing
 from devicelab.cli.group import Group
 from devicelab.cli.options import JsonOption, StateDirOption
 from devicelab.cli.output import console, print_json
@@ -39,6 +40,7 @@ def up(
             metavar="NAME|FILE",
             help="Which phone: a name from `virtual profiles`, or a YAML file. Repeatable.  [default: pixel]",
             show_default=False,
+            autocompletion=completing.profiles,
         ),
     ] = None,
     body: Annotated[
@@ -76,7 +78,12 @@ def list_phones(as_json: JsonOption = False, state_dir: StateDirOption = None) -
 @app.command("down")
 def down(
     name: Annotated[
-        list[str] | None, typer.Argument(help="Which ones; all if none is named.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="Which ones; all if none is named.",
+            show_default=False,
+            autocompletion=completing.virtual_phones,
+        ),
     ] = None,
     as_json: JsonOption = False,
     state_dir: StateDirOption = None,
@@ -108,8 +115,14 @@ def profiles(as_json: JsonOption = False) -> None:
 
 @app.command("fault")
 def fault(
-    name: Annotated[str | None, typer.Argument(help="The phone's name, from `virtual list`.")] = None,
-    kind: Annotated[str | None, typer.Argument(metavar="FAULT", help="What happens to it.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="The phone's name, from `virtual list`.", autocompletion=completing.virtual_phones),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="FAULT", help="What happens to it.", autocompletion=completing.faults),
+    ] = None,
     value: Annotated[
         str | None, typer.Argument(help="How much or how long, where the fault takes a value.")
     ] = None,
