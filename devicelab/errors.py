@@ -29,7 +29,8 @@
 
 130 is an interrupt (Ctrl-C), 1 also a reader of the output that left before its end. A known failure never
 shows a traceback: the command line prints the message, the phone it concerns and :attr:`DevicelabError.hint`,
-what to do next.
+what to do next. What helps in general is a paragraph of each class's docstring; docs/troubleshooting.md is
+made of those.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ EXIT_INTERRUPTED = 130
 
 
 class DevicelabError(Exception):
-    """Base of all of them.
+    """Base of all of them; what is raised is always one of the others.
+
+    What to do: Read the message; the last line, after "what to do", says what comes next.
 
     Args:
         message: What failed, in one sentence, without the device's name.
@@ -90,27 +93,48 @@ class DevicelabError(Exception):
 
 
 class ConfigError(DevicelabError):
-    """A command line, a YAML file or a host that cannot work as it is."""
+    """A command line, a YAML file or a host that cannot work as it is.
+
+    What to do: Mend what the message names: for a YAML file it lists every wrong line at once, for a
+    command line the option. `devicelab doctor` looks at the host; a full disk needs space, or another
+    --state-dir, $DEVICELAB_CACHE or $TMPDIR.
+    """
 
     exit_code = 2
 
 
 class AdbUnavailableError(ConfigError):
-    """There is no adb program, or its server does not start or answer."""
+    """There is no adb program, or its server does not start or answer.
+
+    What to do: `devicelab doctor` says which. Install adb (`apt install adb`), name one with $ADB, or do
+    without: `--transport direct`.
+    """
 
 
 class StoreError(ConfigError):
-    """A run's directory cannot be read or written: missing, damaged, in use or too new, or the disk is full."""
+    """A run's directory cannot be read or written: missing, damaged, in use or too new, or the disk is full.
+
+    What to do: `devicelab runs list` shows which runs can be read. In use: wait for the other `run-round`,
+    or end it. Too new: read it with the devicelab that wrote it. Damaged: begin a new run; the others are
+    not touched.
+    """
 
 
 class NoDeviceError(DevicelabError):
-    """No device on the desk fits what was asked."""
+    """No device on the desk fits what was asked.
+
+    What to do: `devicelab discover` lists the phones and why they are not ready, `--why` those that an
+    experiment leaves out; see whether `--device` and the experiment's `devices` mean what they should.
+    """
 
     exit_code = 3
 
 
 class DeviceError(DevicelabError):
-    """Something about one phone; :attr:`device` is never None."""
+    """Something about one phone, which the message names.
+
+    What to do: As for the kinds of it below; `devicelab discover` says how the phone is now.
+    """
 
     exit_code = 4
     device: str
@@ -120,38 +144,68 @@ class DeviceError(DevicelabError):
 
 
 class DeviceLostError(DeviceError):
-    """The phone is gone: cable pulled, adbd dead, connection refused or reset."""
+    """The phone is gone: cable pulled, adbd dead, connection refused or reset.
+
+    What to do: Look at cable, hub and power, then at `devicelab discover`. `run-round --resume` goes on
+    with the round: a phone that comes back goes on with its job, which ran on without the cable.
+    """
 
 
 class DeviceUnauthorizedError(DeviceError):
-    """The phone does not know this host's key; somebody must press "Allow" on it."""
+    """The phone does not know this host's key; somebody must press "Allow" on it.
+
+    What to do: Unlock it, tick "Always allow from this computer" and press "Allow". If it does not ask:
+    revoke USB debugging authorizations in its developer options, replug, and `devicelab discover
+    --authorize 60`.
+    """
 
 
 class DeviceBusyError(DeviceError):
-    """The phone is leased by somebody else."""
+    """The phone is leased by somebody else.
+
+    What to do: Wait until they are done; the message says who has it and until when. A lease ends with the
+    program that holds it, a killed one included.
+    """
 
 
 class DeviceNotReadyError(DeviceError):
-    """The phone answers, but a check or a health gate says no."""
+    """The phone answers, but a check or a health gate says no.
+
+    What to do: The reason says what: charge it, let it cool, make room on it, let it boot. The limits are
+    `gates` in lab.yaml.
+    """
 
 
 class ProtocolError(DeviceError):
-    """The phone sent something that the ADB protocol does not allow; its connection is closed."""
+    """The phone sent something that the ADB protocol does not allow; its connection is closed.
+
+    What to do: Replug it, or switch its USB debugging off and on. If that does not help: another cable or
+    hub, and the other `--transport`.
+    """
 
 
 class ServiceRefusedError(DeviceError):
-    """adbd refused to open a service."""
+    """A service that adbd refused to open.
+
+    What to do: Some makers' phones lack services or close them while locked: unlock it, replug it, and see
+    `devicelab discover`.
+    """
 
 
 class StreamClosedError(DeviceError):
     """The service closed its end while we were still writing: a command that ended without reading its input.
 
     The phone is still there, and what the service had said before can still be read.
+
+    What to do: Try again; if it stays so, `devicelab discover` says what the phone's shell lacks.
     """
 
 
 class RemoteFileError(DeviceError):
     """A file on the phone cannot be read or written; the message holds adbd's own reason.
+
+    What to do: Go by the reason: what was removed by hand is sent again by `push-plan`; where
+    /data/local/tmp may not be written to, the phone cannot take part.
 
     Args:
         path: The file's path on the phone.
@@ -163,15 +217,26 @@ class RemoteFileError(DeviceError):
 
 
 class DeviceFullError(RemoteFileError):
-    """No space left on the phone."""
+    """No space left on the phone.
+
+    What to do: Make room on it: `devicelab clean --phones` removes what devicelab left there;
+    `min_free_storage_mb` in lab.yaml keeps fuller phones out.
+    """
 
 
 class OutputLimitError(DeviceError):
-    """A command on the phone printed more than the caller wants to hold, and was ended."""
+    """A command on the phone printed more than the caller wants to hold, and was ended.
+
+    What to do: In Python, ask for less, or send the output to a file on the phone and pull it. From a
+    command of devicelab: the phone is broken or hostile; leave it out with `--device`.
+    """
 
 
 class RemoteCommandError(DeviceError):
     """A command on the phone ended badly.
+
+    What to do: Its last words are in the message. "Killed" is mostly the phone's want of memory, "not
+    found" a shell without what every Android has.
 
     Args:
         argv: The command as a list of words.
@@ -193,6 +258,10 @@ class RemoteCommandError(DeviceError):
 class RunnerError(DeviceError):
     """A job on the phone failed, was stopped, or its result is not what it should be.
 
+    What to do: Go by the code in the message (docs/runner.md). `memory` and `killed`: a smaller batch, or
+    fewer clients a phone. `not-finite`: a smaller learning rate. `engine`: another engine with `--engine
+    FILE`.
+
     Args:
         message: What failed.
         device: The phone.
@@ -212,35 +281,58 @@ class RunnerError(DeviceError):
 
 
 class UpdateError(DeviceError):
-    """What a phone sent back after training cannot be used: its names, shapes, numbers or norm."""
+    """What a phone sent back after training cannot be used: its names, shapes, numbers or norm.
+
+    What to do: Its part of the round does not count, and nothing needs to be done for one. If it is always
+    the same phone, leave it out: it is broken, or lies.
+    """
 
 
 class VirtualPhoneError(DevicelabError):
-    """A virtual phone cannot be built, started or driven."""
+    """A virtual phone cannot be built, started or driven.
+
+    What to do: `devicelab doctor` says what this machine lacks; `virtual up --body proot` or `--body
+    python` needs less. `virtual list` names the phones that run, `virtual fault` what can be done to them.
+    """
 
     exit_code = 4
 
 
 class PlanError(DevicelabError):
-    """A model cannot become a plan, a plan's numbers are wrong, or a file is not a valid plan."""
+    """A model cannot become a plan, a plan's numbers are wrong, or a file is not a valid plan.
+
+    What to do: The message names the operator and the line of the model, or the number that is off;
+    docs/plans.md says what can be exported.
+    """
 
     exit_code = 5
 
 
 class RoundError(DevicelabError):
-    """A round failed: too few updates, or no usable average of them. The global model is as it was."""
+    """A round failed: too few updates, or no usable average of them. The global model is as it was.
+
+    What to do: `devicelab runs show` says who was missing and why. Then `run-round --resume`; or a longer
+    `deadline`, or a lower `quorum`, for a new run.
+    """
 
     exit_code = 6
 
 
 class DataError(DevicelabError):
-    """Data that cannot be read, cannot be divided as asked, or do not fit the plan."""
+    """Data that cannot be read, cannot be divided as asked, or do not fit the plan.
+
+    What to do: The message names the file, column or tensor; `--explain` shows what the experiment says of
+    them.
+    """
 
     exit_code = 5
 
 
 class DeadlineError(DevicelabError):
     """A wait was cut off at its deadline.
+
+    What to do: Try again, once what is slow has come to rest. For phones the limits are `deadlines` in
+    lab.yaml and `--timeout`, for a round `deadline` and `idle` in the experiment.
 
     Args:
         operation: What was waited for, as a noun phrase: "reply to `host:features`".

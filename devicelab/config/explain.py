@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from devicelab.config.base import Settings
 
-__all__ = ["explain"]
+__all__ = ["explain", "flow", "ordered_fields", "summary"]
 
 _WIDTH: Final = 100
 _COMMENT_COLUMN: Final = 40
@@ -30,10 +30,10 @@ def explain(settings: Settings) -> str:
 
 
 def _settings_lines(settings: Settings, document: Mapping[str, Any], depth: int) -> Iterator[str]:
-    for name, field in _ordered(type(settings)):
+    for name, field in ordered_fields(type(settings)):
         key = field.alias or name
         value = getattr(settings, name)
-        comment = field.description or _summary(type(settings))
+        comment = field.description or summary(type(settings))
         if isinstance(value, Settings):
             yield from _noted(f"{_indent(depth)}{key}:", comment, depth)
             yield from _settings_lines(value, document[key], depth + 1)
@@ -46,14 +46,14 @@ def _settings_lines(settings: Settings, document: Mapping[str, Any], depth: int)
             yield from _noted(f"{_indent(depth)}{key}: {flow(document[key])}", comment, depth)
 
 
-def _ordered(cls: type[Settings]) -> list[tuple[str, FieldInfo]]:
+def ordered_fields(cls: type[Settings]) -> list[tuple[str, FieldInfo]]:
     """A class's own fields, then those it shares with its kind: what was chosen comes first."""
     own = [name for name in cls.model_fields if name in vars(cls).get("__annotations__", {})]
     shared = [name for name in cls.model_fields if name not in own]
     return [(name, cls.model_fields[name]) for name in [*own, *shared]]
 
 
-def _summary(cls: type[Settings]) -> str:
+def summary(cls: type[Settings]) -> str:
     """What a variant is, for the key that chose it."""
     return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
 

@@ -113,14 +113,15 @@ def write_shards(division: Division, directory: Path, fingerprint: str) -> Shard
 
     Args:
         division: Which examples go where.
-        directory: Made if it is missing; shared by all experiments.
+        directory: Shared by all experiments. Made if it is missing, and then for this user alone (mode 0700):
+            shards are people's data.
         fingerprint: Names the index.
 
     Raises:
         DataError: They cannot be written, the disk is full for example.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         clients: dict[str, dict[Part, Shard]] = {client: {} for client in division.clients}
         seen = _Specs(division)
         for client, part, tensors in division.shards():

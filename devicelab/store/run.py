@@ -175,9 +175,9 @@ class Run(RunReader):
                 raise ValueError(f"{file!r} is no name for a plan's file")
         with stored(f"the run {path.name}", path.parent, "make"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Nobody else's to read (mode 0700): updates tell of those whose data they were trained on.
             building = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
             try:
-                building.chmod(0o755)
                 with WriterLock(building / "lock"):  # whoever finds it unlocked may sweep it away
                     for directory in ("plan", "blobs", "checkpoints", "incoming"):
                         (building / directory).mkdir()

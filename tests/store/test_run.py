@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ def test_a_new_run_holds_what_it_takes_to_repeat_it(run: Run) -> None:
     assert run.verify() == []
     point = run.resume_point()
     assert (point.next_round, point.round, point.checkpoint) == (1, None, None)
+
+
+def test_nobody_else_on_this_host_reads_a_run(run: Run) -> None:
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
 
 
 def test_a_run_is_made_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
