@@ -79,8 +79,10 @@ class TrainingPlan(ABC):
         return self.example_batch()
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Metrics by name as (sum, count), both scalars: ``{"accuracy": (right.sum(), right.numel())}``.
+        """Metrics by name as (sum, count), both scalars.
 
+        ``{"accuracy": (right.sum(), torch.ones_like(right).sum())}``: a count that is a number of Python would be
+        that of the example batch for ever.
         Over many batches a metric is the total of its sums divided by the total of its counts.
         """
         del model, batch

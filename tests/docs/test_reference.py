@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,12 @@ def test_every_option_of_every_command_has_its_row() -> None:
         assert section, name
         for parameter in command.params:
             assert (parameter.help or "").partition("  [default:")[0].replace("|", "\\|") in section
+
+
+def test_the_picture_of_the_house_has_every_room_in_its_order() -> None:
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [room.strip().removeprefix("devicelab.") for layer in layers for room in layer.split(":")]
+    drawn = (DOCS / "how-it-works.md").read_text().partition("## How it is built")[2]
+    lines = [line.split()[0] for line in drawn.splitlines() if line[:1].islower()]
+    assert [room for room in rooms if (DOCS.parent / "devicelab" / room).is_dir() or room == "errors"] == lines
