@@ -81,9 +81,9 @@ class TrainingPlan(ABC):
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Metrics by name as (sum, count), both scalars.
 
-        ``{"accuracy": (right.sum(), torch.ones_like(right).sum())}``: a count that is a number of Python would be
-        that of the example batch for ever.
-        Over many batches a metric is the total of its sums divided by the total of its counts.
+        ``{"accuracy": (right.sum(), torch.ones_like(right).sum())}``: a count that is a number of Python's
+        would be the example batch's for ever. Over many batches a metric is the total of its sums divided by
+        the total of its counts.
         """
         del model, batch
         return {}

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import yaml
 
 from devicelab.config import load_experiment, load_lab
+from devicelab.config.document import read_document
 from devicelab.virtual.profile import load_profile
 from tests.docs.blocks import ROOT, Block, Page, commands_in
 from tests.docs.exceptions import AS_WRITTEN, EXCEPTIONS, How, words_of
@@ -116,23 +116,24 @@ class Reader:
     def _yaml(self, block: Block) -> None:
         path = self.work / (block.file or f"line{block.line}.yaml")
         path.write_text(block.text)
-        content = yaml.safe_load(block.text)
-        assert isinstance(content, dict)
         if block.form == "profile":
             load_profile(str(path))
         elif block.form == "workflow":
-            assert {"jobs"} <= set(content)
+            assert "jobs" in yaml.safe_load(block.text)
         elif block.form == "lab" or path.name == "lab.yaml":
             load_lab(path)
         else:
-            self._experiment(path, content)
+            self._experiment(path)
 
-    def _experiment(self, path: Path, content: dict[str, Any]) -> None:
+    def _experiment(self, path: Path) -> None:
         """A whole experiment, or some sections that fit into one."""
-        if not {"name", "plan", "data", "round"} <= set(content):
-            whole = {**yaml.safe_load((ROOT / "configs" / "digits.yaml").read_text()), **content}
+        sections = read_document(path).root
+        assert isinstance(sections, dict)
+        if not {"name", "plan", "data", "round"} <= set(sections):
+            whole = read_document(ROOT / "configs" / "digits.yaml").root
+            assert isinstance(whole, dict)
             path = self.work / f"whole-{path.name}"
-            path.write_text(yaml.safe_dump(whole))
+            path.write_text(json.dumps({**whole, **sections}))  # JSON is YAML
         load_experiment(path)
 
     def _phone(self) -> str:
