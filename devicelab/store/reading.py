@@ -89,12 +89,16 @@ class LedgerReader(Closing):
         Args:
             accepted: In the last round in which an update of the client was accepted.
         """
-        # Of the columns beside max() SQLite takes the row that has the maximum.
-        sql = "SELECT client, device, max(round) FROM cohort GROUP BY client"
+        # The inner query needs no more than an index, of however many rounds.
+        sql = (
+            "SELECT client, device FROM (SELECT client, max(round) AS round FROM cohort GROUP BY client)"
+            " JOIN cohort USING (round, client)"
+        )
         if accepted:
             sql = (
-                "SELECT client, device, max(updates.round) FROM updates JOIN jobs ON jobs.id = updates.job"
-                " WHERE accepted GROUP BY client"
+                "SELECT client, device"
+                " FROM (SELECT client, max(round) AS round FROM updates WHERE accepted GROUP BY client) AS last"
+                " JOIN updates USING (round, client) JOIN jobs ON jobs.id = updates.job WHERE accepted"
             )
         return {row["client"]: row["device"] for row in self._database.rows(sql)}
 
