@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def test_shards_are_safetensors_files_named_after_their_content(tmp_path: Path) 
             assert tensors["label"].shape == (shard.examples,)
     assert shards.tensors["x"].shape == (3,)
     assert shards.tensors["label"].range is not None
+
+
+def test_nobody_else_on_this_host_reads_shards(tmp_path: Path) -> None:
+    prepare(_experiment(_SYNTHETIC), tmp_path / "cache" / "shards")
+    assert stat.S_IMODE((tmp_path / "cache" / "shards").stat().st_mode) == 0o700
 
 
 def test_the_same_experiment_has_the_same_bytes_anywhere(tmp_path: Path) -> None:

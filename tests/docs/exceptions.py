@@ -74,8 +74,10 @@ _WATCH: Final = "devicelab discover --watch --transport direct"
 
 EXCEPTIONS: Final[Mapping[str, How]] = {
     "./scripts/demo": How("minutes long; CI runs it", check=_is_script),
+    "./scripts/setup": How("what the tests run in is somebody's choice", check=_is_script),
     "./scripts/test": How("it is what runs this", check=_is_script),
-    ". .venv/bin/activate": How("the tests run in an environment of somebody's choice", check=lambda _: None),
+    ". .venv/bin/activate": How("as ./scripts/setup", check=lambda words: _is_script(["scripts/setup"])),
+    "pip install -e '.[usb]'": How("as ./scripts/setup", check=_extras_exist),
     "devicelab discover --transport direct --strict": How(
         "virtual phones of old Androids do not tell all", codes=(0, 3)
     ),
