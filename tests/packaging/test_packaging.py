@@ -85,9 +85,9 @@ def test_the_runners_from_the_sdist_are_the_checkouts_byte_by_byte(built: Built)
 
 
 def test_elsewhere_has_no_compiler_and_no_checkout(elsewhere: Elsewhere) -> None:
-    for tool in ("zig", "cc", "gcc", "clang", "ld", "adb", "git", "pip"):
+    for tool in ("zig", "cc", "gcc", "clang", "ld", "adb", "git"):
         assert shutil.which(tool, path=elsewhere.environment["PATH"]) is None
-    code = "import importlib.util as u; print([n for n in ('ziglang', 'pytest', 'pip') if u.find_spec(n)])"
+    code = "import importlib.util as u; print([n for n in ('ziglang', 'pytest') if u.find_spec(n)])"
     assert elsewhere.run("python", "-c", code).stdout == "[]\n"
     where = elsewhere.run("python", "-c", "import devicelab; print(devicelab.__file__)").stdout
     assert where.startswith(str(elsewhere.python.parents[1]))
