@@ -15,6 +15,12 @@ file::
 
 ``batch`` is null where any number of examples fits, else the one number that does. ``in_place`` promises that
 the output may share the memory of the input it replaces; no other output may.
+
+``rows`` names a table (``"rows": "item"``). Parameters that say it, their anchors and their optimizer state
+have one row for each of the table's, and integer data that say it hold numbers of rows. Such a plan also takes
+some of the rows, with the data renumbered, and leaves the rows that the data do not name as they are: a client
+needs no others than its data name. Shapes in the signature are those of whole tables; what replaces an input of
+a table has as many rows as that.
 """
 
 from __future__ import annotations
@@ -23,93 +29,43 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from devicelab.errors import PlanError
+from devicelab.plans.ports import (
+    BATCH,
+    CARRIED,
+    Fields,
+    Input,
+    Kind,
+    Output,
+    Role,
+    parse_input,
+    parse_output,
+    plain_port,
+)
+from devicelab.plans.ports import require as _require
+from devicelab.plans.tables import Table, check_tables, tables_of
 
-__all__ = ["BATCH", "METADATA_KEY", "VERSION", "Input", "Kind", "Output", "Role", "Signature"]
+__all__ = [
+    "BATCH",
+    "CARRIED",
+    "METADATA_KEY",
+    "VERSION",
+    "Input",
+    "Kind",
+    "Output",
+    "Role",
+    "Signature",
+    "Table",
+]
 
 METADATA_KEY: Final = "devicelab.signature"
 VERSION: Final = 1
-BATCH: Final = "batch"
 _DTYPES: Final = frozenset({"float32", "float64", "int64", "int32", "bool"})
 _MAX_JSON: Final = 16 << 20
-
-Kind = Literal["train", "evaluate"]
-Shape = tuple[int | str, ...]
-
-
-class Role(StrEnum):
-    """What an input or output is for."""
-
-    PARAMETER = "parameter"
-    PRIVATE = "private"  # a parameter that never leaves its device
-    BUFFER = "buffer"  # running statistics
-    STATE = "state"  # the optimizer's, zero at first
-    ANCHOR = "anchor"  # the global value of a parameter, for FedProx; input only
-    DATA = "data"  # input only, first dimension = examples
-    HYPER = "hyper"  # input only, a number
-    LOSS = "loss"  # output only, mean over the batch
-    METRIC = "metric"  # output only, one part (sum or count) of a metric
-
-
-CARRIED: Final = frozenset({Role.PARAMETER, Role.PRIVATE, Role.BUFFER, Role.STATE})
 _INPUT_ROLES: Final = CARRIED | {Role.ANCHOR, Role.DATA, Role.HYPER}
 _OUTPUT_ROLES: Final = CARRIED | {Role.LOSS, Role.METRIC}
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One graph input.
-
-    Attributes:
-        name: Its name in the graph.
-        role: What it is for.
-        dtype: numpy's name of the element type.
-        shape: Sizes; ``"batch"`` as the first size of data.
-        default: A hyper's value unless the experiment says otherwise.
-        of: The parameter input that an anchor is the global value of.
-        range: Smallest and largest value of integer data in the example batch (both included).
-    """
-
-    name: str
-    role: Role
-    dtype: str
-    shape: Shape
-    default: float | int | None = None
-    of: str | None = None
-    range: tuple[int, int] | None = None
-
-    @property
-    def label(self) -> str:
-        """The name without its prefix: ``user.weight`` of ``param/user.weight``."""
-        return self.name.partition("/")[2] or self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One graph output.
-
-    Attributes:
-        name: Its name in the graph.
-        role: What it is for.
-        dtype: numpy's name of the element type.
-        shape: Sizes.
-        replaces: The input whose place it takes in the next step.
-        in_place: Whether it may share that input's memory.
-        metric: Name of the metric it is part of.
-        part: Which part of it; the metric is all sums over all counts.
-    """
-
-    name: str
-    role: Role
-    dtype: str
-    shape: Shape
-    replaces: str | None = None
-    in_place: bool = False
-    metric: str | None = None
-    part: Literal["sum", "count"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +100,7 @@ class Signature:
             _require(bool(replaced), "a training plan replaces at least one parameter")
         _require(any(i.role is Role.DATA for i in self.inputs), "the plan has no data input")
         _check_metrics(self)
+        check_tables(self.inputs)
 
     def input(self, name: str) -> Input:
         """The input of that name.
@@ -165,6 +122,11 @@ class Signature:
         """Output name to the name of the input it replaces."""
         return {o.name: o.replaces for o in self.outputs if o.replaces is not None}
 
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables whose rows the data name, by name."""
+        return tables_of(self.inputs)
+
     def as_dict(self) -> dict[str, Any]:
         """What :meth:`to_json` writes, with the keys in a fixed order."""
         return {
@@ -172,8 +134,8 @@ class Signature:
             "name": self.name,
             "kind": self.kind,
             "batch": self.batch,
-            "inputs": [_plain(i) for i in self.inputs],
-            "outputs": [_plain(o) for o in self.outputs],
+            "inputs": [plain_port(i) for i in self.inputs],
+            "outputs": [plain_port(o) for o in self.outputs],
         }
 
     def to_json(self) -> str:
@@ -199,20 +161,15 @@ class Signature:
                 f"the signature has version {version!r}, this program reads version {VERSION}",
                 hint="export the plan again, or use the devicelab that made it",
             )
-        fields = _Fields(document, "the signature")
+        fields = Fields(document, "the signature")
         fields.take("version", int)
         name = fields.take("name", str)
         kind = fields.take("kind", str)
         batch = fields.take("batch", int, type(None), default=None)
-        inputs = tuple(_parse_input(item, n) for n, item in enumerate(fields.take("inputs", list)))
-        outputs = tuple(_parse_output(item, n) for n, item in enumerate(fields.take("outputs", list)))
+        inputs = tuple(parse_input(item, n) for n, item in enumerate(fields.take("inputs", list)))
+        outputs = tuple(parse_output(item, n) for n, item in enumerate(fields.take("outputs", list)))
         fields.done()
         return cls(name, kind, inputs, outputs, batch)
-
-
-def _require(truth: bool, reason: str) -> None:  # noqa: FBT001 - reads as an assertion
-    if not truth:
-        raise PlanError(reason)
 
 
 def _unique(what: str, names: Iterable[str]) -> None:
@@ -299,87 +256,3 @@ def _check_metrics(whole: Signature) -> None:
             parts.setdefault(o.metric, []).append(o.part)
     for metric, found in parts.items():
         _require(sorted(found) == ["count", "sum"], f"metric {metric!r} has {found}, not one sum and one count")
-
-
-def _plain(tensor: Input | Output) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "name": tensor.name,
-        "role": tensor.role.value,
-        "dtype": tensor.dtype,
-        "shape": list(tensor.shape),
-    }
-    optional = ("default", "of", "range") if isinstance(tensor, Input) else ("replaces", "metric", "part")
-    for key in optional:
-        value = getattr(tensor, key)
-        if value is not None:
-            plain[key] = list(value) if isinstance(value, tuple) else value
-    if isinstance(tensor, Output) and tensor.in_place:
-        plain["in_place"] = True
-    return plain
-
-
-class _Fields:
-    """Takes typed fields out of a JSON object, and refuses what is missing, mistyped or left over."""
-
-    def __init__(self, document: object, where: str) -> None:
-        if not isinstance(document, dict):
-            raise PlanError(f"{where} is not a JSON object")
-        self._left: dict[str, Any] = dict(document)
-        self._where = where
-
-    def take(self, key: str, *kinds: type, default: Any = ...) -> Any:  # noqa: ANN401 - JSON has any type
-        if key not in self._left:
-            if default is ...:
-                raise PlanError(f"{self._where} lacks {key!r}")
-            return default
-        value = self._left.pop(key)
-        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
-        if wrong:
-            raise PlanError(f"{self._where}: {key!r} is {value!r:.80}, not {kinds[0].__name__}")
-        return value
-
-    def done(self) -> None:
-        if self._left:
-            raise PlanError(f"{self._where} has unknown fields: {', '.join(sorted(map(str, self._left)))}")
-
-
-def _parse_common(fields: _Fields, where: str) -> tuple[str, Role, str, Shape]:
-    name, role_name, dtype = (fields.take(key, str) for key in ("name", "role", "dtype"))
-    try:
-        role = Role(role_name)
-    except ValueError:
-        known = ", ".join(r.value for r in Role)
-        raise PlanError(f"{where} has the unknown role {role_name!r}; known: {known}") from None
-    shape = fields.take("shape", list)
-    for size in shape:
-        good = isinstance(size, int | str) and not isinstance(size, bool)
-        _require(good, f"{where}: size {size!r:.80} is neither a number nor {BATCH!r}")
-    return name, role, dtype, tuple(shape)
-
-
-def _parse_input(document: object, position: int) -> Input:
-    where = f"input {position} of the signature"
-    fields = _Fields(document, where)
-    name, role, dtype, shape = _parse_common(fields, where)
-    default = fields.take("default", float, int, default=None)
-    of = fields.take("of", str, default=None)
-    limits = fields.take("range", list, default=None)
-    fields.done()
-    if limits is not None:
-        whole = len(limits) == 2 and all(type(v) is int for v in limits)
-        _require(whole, f"{where}: `range` is {limits!r:.80}, not two whole numbers")
-        limits = (limits[0], limits[1])
-    return Input(name, role, dtype, shape, default, of, limits)
-
-
-def _parse_output(document: object, position: int) -> Output:
-    where = f"output {position} of the signature"
-    fields = _Fields(document, where)
-    name, role, dtype, shape = _parse_common(fields, where)
-    replaces = fields.take("replaces", str, default=None)
-    in_place = fields.take("in_place", bool, default=False)
-    metric = fields.take("metric", str, default=None)
-    part = fields.take("part", str, default=None)
-    fields.done()
-    _require(part in (None, "sum", "count"), f"{where}: part {part!r} is neither 'sum' nor 'count'")
-    return Output(name, role, dtype, shape, replaces, in_place, metric, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devicelab.errors import PlanError
-from devicelab.plans.signature import BATCH, Input, Output, Role, Signature
+from devicelab.plans.signature import BATCH, Input, Output, Role, Signature, Table
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 _dtypes = st.sampled_from(["float32", "float64", "int64", "int32", "bool"])
@@ -49,7 +50,27 @@ def signatures(draw: st.DrawFn) -> Signature:
     for metric in draw(st.lists(_names, max_size=2, unique=True)):
         outputs.append(Output(f"m/{metric}/s", Role.METRIC, "float32", (), metric=metric, part="sum"))
         outputs.append(Output(f"m/{metric}/c", Role.METRIC, "float32", (), metric=metric, part="count"))
-    return Signature(draw(_names), "train", (*carried, *data, *hyper, *anchors), tuple(outputs), batch)
+    inputs = (*carried, *data, *hyper, *anchors, *(draw(_table_inputs(batch)) if draw(st.booleans()) else ()))
+    return Signature(draw(_names), "train", inputs, tuple(outputs), batch)
+
+
+@st.composite
+def _table_inputs(draw: st.DrawFn, batch: int | None) -> list[Input]:
+    table = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True))
+    rows = draw(st.integers(1, 1 << 40))
+    inputs = []
+    for n in range(draw(st.integers(1, 3))):
+        role = Role.STATE if n and draw(st.booleans()) else Role.PARAMETER
+        shape = (rows, *draw(_shapes))
+        inputs.append(Input(f"t/{n}", role, "float32", shape, rows=table))
+        if role is Role.PARAMETER and draw(st.booleans()):
+            inputs.append(Input(f"t/{n}/anchor", Role.ANCHOR, "float32", shape, of=f"t/{n}", rows=table))
+    for n in range(draw(st.integers(1, 2))):
+        dtype, last = draw(st.sampled_from(["int64", "int32"])), draw(st.integers(0, rows - 1))
+        limits = draw(st.none() | st.just((0, last)))
+        sizes = (batch or BATCH, *draw(_shapes))
+        inputs.append(Input(f"i/{n}", Role.DATA, dtype, sizes, range=limits, rows=table))
+    return inputs
 
 
 @given(signatures())
@@ -156,3 +177,63 @@ def test_contradictions_are_named(path: list[Any], value: Any, reason: str) -> N
 
 def test_the_example_is_valid() -> None:
     assert Signature.from_json(json.dumps(_valid())).input("d").range is None
+
+
+def _with_tables() -> dict[str, Any]:
+    inputs: list[dict[str, Any]] = [
+        {"name": "param/a", "role": "parameter", "dtype": "float32", "shape": [9, 4], "rows": "item"},
+        {"name": "param/b", "role": "parameter", "dtype": "float64", "shape": [9], "rows": "item"},
+        {"name": "param/c", "role": "parameter", "dtype": "float32", "shape": [9, 4]},
+        {"name": "param/w", "role": "parameter", "dtype": "float32", "shape": [5, 2], "rows": "word"},
+        {"name": "state/a", "role": "state", "dtype": "float32", "shape": [9, 4], "rows": "item"},
+        {"name": "anchor/a", "role": "anchor", "dtype": "float32", "shape": [9, 4], "of": "param/a"},
+        {"name": "data/i", "role": "data", "dtype": "int64", "shape": ["batch"], "range": [0, 8]},
+        {"name": "data/j", "role": "data", "dtype": "int32", "shape": ["batch", 3], "rows": "item"},
+        {"name": "data/w", "role": "data", "dtype": "int64", "shape": ["batch"], "rows": "word"},
+    ]
+    inputs[5]["rows"] = inputs[6]["rows"] = "item"
+    new = {"name": "new/a", "role": "parameter", "dtype": "float32", "shape": [9, 4], "replaces": "param/a"}
+    return _valid() | {"inputs": inputs, "outputs": [_valid()["outputs"][0], new]}
+
+
+def test_tables_are_parameters_and_data_of_one_name() -> None:
+    signature = Signature.from_json(json.dumps(_with_tables()))
+    assert signature.tables == {
+        "item": Table(9, ("param/a", "param/b"), ("i", "j")),
+        "word": Table(5, ("param/w",), ("w",)),
+    }
+    assert list(signature.tables) == ["item", "word"]
+    assert Signature.from_json(signature.to_json()) == signature
+    assert Signature.from_json(json.dumps(_valid())).tables == {}
+
+
+@pytest.mark.parametrize(
+    ("position", "changes", "reason"),
+    [
+        (0, {"role": "private"}, "private 'param/a' cannot have rows of a table"),
+        (2, {"role": "buffer", "rows": "item"}, "with the role 'buffer' cannot belong to a table"),
+        (0, {"rows": ""}, "'' is no name for a table"),
+        (0, {"rows": "a b"}, "'a b' is no name for a table"),
+        (0, {"rows": 1}, "'rows' is 1, not str"),
+        (0, {"rows": "word"}, "anchor 'anchor/a' and its parameter 'param/a' are not of the same table"),
+        (1, {"shape": [8]}, "different numbers of rows: 9 in 'anchor/a' and 8 in 'param/b'"),
+        (1, {"shape": []}, "parameter 'param/b' has no rows"),
+        (3, {"shape": [0, 2]}, "parameter 'param/w' has no rows"),
+        (3, {"rows": "item"}, "different numbers of rows"),
+        (3, {"role": "state"}, "table 'word' has no parameter"),
+        (4, {"shape": [8, 4]}, "different numbers of rows"),
+        (5, {"rows": "word"}, "are not of the same table"),
+        (6, {"range": [-1, 8]}, "data 'data/i' name rows that table 'item' has not, which has 9"),
+        (6, {"range": [0, 9]}, "data 'data/i' name rows that table 'item' has not, which has 9"),
+        (7, {"dtype": "float32"}, "data 'data/j' is float32, row numbers of table 'item' are whole numbers"),
+        (8, {"rows": "item"}, "table 'word' has no data"),
+        (8, {"rows": "words"}, "table 'word' has no data"),
+        (2, {"rows": "other"}, "table 'other' has no data"),
+    ],
+)
+def test_contradictions_about_tables_are_named(position: int, changes: dict[str, Any], reason: str) -> None:
+    document = _with_tables()
+    document["inputs"][position] |= changes
+    document["outputs"][1]["role"] = document["inputs"][0]["role"]  # so that only the table is wrong
+    with pytest.raises(PlanError, match=re.escape(reason)):
+        Signature.from_json(json.dumps(document))
