@@ -308,6 +308,10 @@ class PlanError(DevicelabError):
     exit_code = 5
 
 
+class RowsError(PlanError):
+    """A step reads or changes rows of a table that its data do not name: it cannot do with some of them."""
+
+
 class RoundError(DevicelabError):
     """A round failed: too few updates, or no usable average of them. The global model is as it was.
 

@@ -229,8 +229,9 @@ def compare(
     examples: int,
     engine: str,
     signature: Signature,
+    reference: str = "eager PyTorch",
 ) -> Verdict:
-    """Compare all outputs of one step.
+    """Compare all outputs of one step with those of a reference.
 
     Raises:
         PlanError: A result has the wrong shape or is not finite.
@@ -240,16 +241,16 @@ def compare(
         value, right = got[name], truth[name]
         place = f"{engine}, plan {signature.name}, batch of {examples}: {name}"
         if value.shape != right.shape:
-            raise PlanError(f"{place} has shape {list(value.shape)}, eager PyTorch gives {list(right.shape)}")
+            raise PlanError(f"{place} has shape {list(value.shape)}, {reference} gives {list(right.shape)}")
         if not np.isfinite(right).all():
             raise PlanError(
-                f"{place} is not finite in eager PyTorch either",
+                f"{place} is not finite in {reference} either",
                 hint="lower the learning rate, or scale the data",
             )
         if not np.isfinite(value).all():
-            raise PlanError(f"{place} is not finite, in eager PyTorch it is")
+            raise PlanError(f"{place} is not finite, in {reference} it is")
         old = before.get(name)
-        excess, relative, words = _excess(value, right, old, limits.get(name, 0.0))
+        excess, relative, words = _excess(value, right, old, limits.get(name, 0.0), reference)
         difference = Difference(name, relative, examples)
         if worst is None or excess > worst[0]:
             worst = (excess, difference, f"{place} {words}")
@@ -258,21 +259,21 @@ def compare(
     return Verdict(worst[1], worst[0] <= 1, reason)
 
 
-def _excess(value: Array, right: Array, old: Array | None, rounding: float) -> tuple[float, float, str]:
+def _excess(
+    value: Array, right: Array, old: Array | None, rounding: float, reference: str
+) -> tuple[float, float, str]:
     """How many times over the bound a result is, its relative difference, and that in words."""
     if value.size == 0:
         return 0.0, 0.0, "is empty"
     if not np.issubdtype(right.dtype, np.floating):
         wrong = int(np.count_nonzero(value != right))
-        return float(wrong) * 2, float(wrong), f"differs from eager PyTorch in {wrong} whole numbers"
+        return float(wrong) * 2, float(wrong), f"differs from {reference} in {wrong} whole numbers"
     a, b = value.astype(np.float64), right.astype(np.float64)
     difference = float(np.max(np.abs(a - b)))
     scale = max(1.0, float(np.max(np.abs(b))))
     allowed = VALUE_TOLERANCE * scale
     relative = difference / scale
-    words = (
-        f"differs from eager PyTorch by {relative:.1e} of its largest number (allowed: {VALUE_TOLERANCE:.0e})"
-    )
+    words = f"differs from {reference} by {relative:.1e} of its largest number (allowed: {VALUE_TOLERANCE:.0e})"
     if old is not None:
         change = float(np.max(np.abs(b - old)))
         resolution = 2.0**-23 * float(np.max(np.abs(b)))
@@ -280,7 +281,7 @@ def _excess(value: Array, right: Array, old: Array | None, rounding: float) -> t
         if by_change < allowed:
             allowed = by_change
             words = (
-                f"differs from eager PyTorch by {difference:.1e}, while the step changes it by {change:.1e} "
+                f"differs from {reference} by {difference:.1e}, while the step changes it by {change:.1e} "
                 f"(allowed: {CHANGE_TOLERANCE:.0e} of the change)"
             )
     change = float(np.max(np.abs(b - old))) if old is not None else scale

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value, broadcast
+from devicelab.plans.graph import Arg, Graph, Node, Size, Term, Value, broadcast
 
 __all__ = ["PERMUTES", "alive_nodes", "clean", "drop_dead_nodes", "filled_with", "only_reader", "size_at"]
 
@@ -88,14 +88,14 @@ def _name_plain_strides(graph: Graph) -> None:
             continue
         source, sizes, strides = node.args[:3]
         plain = [size_at(sizes[n + 1 :], 11) for n in range(len(sizes))]
-        given = [s.at(11) if isinstance(s, BatchTerm) else s for s in strides]
+        given = [s.at(11) if isinstance(s, Term) else s for s in strides]
         if plain == given and size_at(sizes, 11) == size_at(source.shape, 11):
             node.op, node.args = "aten.view.default", (source, sizes)
 
 
 def size_at(sizes: Sequence[Size], batch: int) -> float:
     """How many numbers a tensor of these sizes has, for a batch of so many."""
-    return math.prod(size.at(batch) if isinstance(size, BatchTerm) else size for size in sizes)
+    return math.prod(size.at(batch) if isinstance(size, Term) else size for size in sizes)
 
 
 def _drop_unchanged(graph: Graph) -> None:
@@ -149,7 +149,7 @@ def _drop_ones(graph: Graph) -> None:
         choices = [(left, right)] if "div" in node.op else [(left, right), (right, left)]
         for kept, other in choices:
             number = other if isinstance(other, int | float) else filled_with(other)
-            if not isinstance(kept, Value) or isinstance(number, BatchTerm | None) or number != 1:
+            if not isinstance(kept, Value) or isinstance(number, Term | None) or number != 1:
                 continue
             if kept.shape == node.output.shape and kept.dtype == node.output.dtype:
                 mapping[node.output] = kept

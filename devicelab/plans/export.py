@@ -15,10 +15,10 @@ from safetensors.numpy import save
 from torch import nn
 
 from devicelab.config import Experiment
-from devicelab.errors import ConfigError, PlanError
+from devicelab.errors import ConfigError, PlanError, RowsError
 from devicelab.files import write_atomically
 from devicelab.plans.aliasing import in_place_outputs
-from devicelab.plans.check import Difference, check_evaluation, check_training
+from devicelab.plans.check import Difference, Runner, check_evaluation, check_training
 from devicelab.plans.cleanup import alive_nodes, clean
 from devicelab.plans.engine import Engine
 from devicelab.plans.facts import ExportedFile
@@ -27,10 +27,12 @@ from devicelab.plans.importing import import_file, read_roles
 from devicelab.plans.loading import load_plan
 from devicelab.plans.optimizers import SGD
 from devicelab.plans.plan import TrainingPlan
+from devicelab.plans.rows import check_rows, first_client
 from devicelab.plans.signature import Kind, Role, Signature
 from devicelab.plans.step import STEP_COUNT, Step, evaluation_step, training_step
 from devicelab.plans.torchscript import save_torchscript, script_runner, torchscript_step
 from devicelab.plans.tracing import trace
+from devicelab.plans.unifying import open_tables
 from devicelab.plans.updates import products_into_parameters, sparse_table_updates
 from devicelab.plans.writer import write_onnx
 
@@ -101,21 +103,25 @@ class ExportedPlan:
         return {i.name: np.array(initial[i.name], order="C") for i in kept}
 
 
-def trace_plan(plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | None = None) -> TracedPlan:
+def trace_plan(
+    plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | None = None, tables: bool = True
+) -> TracedPlan:
     """Trace a plan's training or evaluation step.
 
     Args:
         plan: What the user wrote.
         kind: Which of the two steps.
         model: The module with its initial values; a new one if None.
+        tables: Whether the evaluation is to do with some rows of the plan's tables; the training always is.
 
     Raises:
         PlanError: The model cannot be traced; names the operator and the line of its code where they are known.
+        RowsError: It cannot do with some rows of its tables.
     """
     model = plan.new_module() if model is None else copy.deepcopy(model)
-    step = training_step(plan, model) if kind == "train" else evaluation_step(plan, model)
+    step = training_step(plan, model) if kind == "train" else evaluation_step(plan, model, tables=tables)
     fixed = len(next(iter(step.example.values()))) if plan.fixed_batch else None
-    graph = trace(step, step.arguments, fixed_batch=fixed)
+    graph = trace(step, step.arguments, fixed_batch=fixed, tables=open_tables(step.inputs))
     outputs = _drop_idle_outputs(graph, step)
     clean(graph)
     if kind == "train" and isinstance(plan.optimizer, SGD):
@@ -172,19 +178,36 @@ def onnx_model(traced: TracedPlan) -> tuple[onnx.ModelProto, Signature]:
 def build_plan(
     plan: TrainingPlan, kind: Kind = "train", *, model: nn.Module | None = None, seed: int = 0
 ) -> ExportedPlan:
-    """Make a plan's ONNX file and check it against eager PyTorch.
+    """Make a plan's ONNX file and check it against eager PyTorch, and on some rows of its tables against all.
+
+    An evaluation that cannot do with some rows is made for whole tables.
 
     Raises:
         PlanError: It cannot be exported, or its numbers disagree.
+        RowsError: The training step cannot do with some rows of its tables.
     """
-    traced = trace_plan(plan, kind, model=model)
+    try:
+        return _built(plan, kind, model, seed, tables=True)
+    except RowsError:
+        if kind == "train":
+            raise
+    return _built(plan, kind, model, seed, tables=False)
+
+
+def _built(plan: TrainingPlan, kind: Kind, model: nn.Module | None, seed: int, *, tables: bool) -> ExportedPlan:
+    traced = trace_plan(plan, kind, model=model, tables=tables)
     proto, signature = onnx_model(traced)
     traced = dataclasses.replace(traced, signature=signature)
     content = proto.SerializeToString(deterministic=True)
-    engine = Engine(content)
-    check = check_training if kind == "train" else check_evaluation
-    difference = check(engine.run, traced.step, signature, engine="ONNX Runtime", seed=seed)
+    difference = _checked(Engine(content).run, traced.step, signature, engine="ONNX Runtime", seed=seed)
     return ExportedPlan(traced, content, difference)
+
+
+def _checked(runner: Runner, step: Step, signature: Signature, *, engine: str, seed: int) -> Difference:
+    check = check_training if signature.kind == "train" else check_evaluation
+    difference = check(runner, step, signature, engine=engine, seed=seed)
+    check_rows(runner, signature, *first_client(step, signature, seed), engine=engine, seed=seed)
+    return difference
 
 
 def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> tuple[bytes, Difference]:
@@ -197,9 +220,8 @@ def build_torchscript(exported: ExportedPlan, *, seed: int = 0) -> tuple[bytes, 
         PlanError: TorchScript does not take it, or its numbers disagree.
     """
     module = torchscript_step(exported.traced.graph, exported.signature)
-    check = check_training if exported.signature.kind == "train" else check_evaluation
     runner = script_runner(module, exported.signature)
-    difference = check(runner, exported.traced.step, exported.signature, engine="TorchScript", seed=seed)
+    difference = _checked(runner, exported.traced.step, exported.signature, engine="TorchScript", seed=seed)
     return save_torchscript(module, exported.signature, exported.parameters), difference
 
 

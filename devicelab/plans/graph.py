@@ -1,4 +1,4 @@
-"""A traced step as a small graph of ATen operators, in which sizes may depend on the batch.
+"""A traced step as a small graph of ATen operators, in which sizes may depend on the batch and on tables' rows.
 
 The graph is pure: no operator changes its inputs, every value is made once. It is what the clean-up rewrites
 and what the ONNX and TorchScript writers read.
@@ -13,24 +13,41 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Arg", "BatchTerm", "Graph", "Node", "Value", "broadcast", "map_arg", "values_in"]
+from devicelab.plans.tables import open_rows
+
+__all__ = ["Arg", "Graph", "Node", "Rows", "Term", "Value", "broadcast", "map_arg", "values_in"]
 
 
 @dataclass(frozen=True, slots=True)
-class BatchTerm:
-    """A number in the traced code that depends on the number of examples B: ``factor * B**power + offset``.
+class Rows:
+    """How many rows a table has, which is open: whoever runs the step may give it some of them.
 
-    ``factor`` and ``offset`` are ints where the number is a size, floats where it is, say, 1/B.
+    Attributes:
+        table: Which table.
+        count: How many rows it has in all.
+    """
+
+    table: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A number in the traced code that depends on the number of examples B, or of a table's rows R.
+
+    It is ``factor * B**power + offset``, or ``factor * B**power * R`` where there are rows. ``factor`` and
+    ``offset`` are ints where the number is a size, floats where it is, say, 1/B.
     """
 
     factor: int | float
     power: int
     offset: int = 0
+    rows: Rows | None = None
 
     def at(self, batch: int) -> int | float:
-        """Its value for so many examples."""
+        """Its value for so many examples, and all rows."""
         scale: int | float = batch**self.power
-        return self.factor * scale + self.offset
+        return self.factor * scale * (self.rows.count if self.rows else 1) + self.offset
 
     @property
     def integral(self) -> bool:
@@ -38,13 +55,16 @@ class BatchTerm:
         return isinstance(self.factor, int) and self.power >= 0
 
     def __str__(self) -> str:
-        text = "B" if self.power == 1 else f"B**{self.power}"
-        text = text if self.factor == 1 else f"{self.factor}*{text}"
-        return f"{text}{self.offset:+d}" if self.offset else text
+        parts = [] if self.factor == 1 else [f"{self.factor}"]
+        if self.power:
+            parts.append("B" if self.power == 1 else f"B**{self.power}")
+        if self.rows:
+            parts.append(open_rows(self.rows.table))
+        return f"{'*'.join(parts)}{self.offset:+d}" if self.offset else "*".join(parts)
 
 
-Size: TypeAlias = int | BatchTerm
-Arg: TypeAlias = Any  # Value | BatchTerm | int | float | bool | str | None | dtype | … | list of these
+Size: TypeAlias = int | Term
+Arg: TypeAlias = Any  # Value | Term | int | float | bool | str | None | dtype | … | list of these
 
 
 @dataclass(eq=False, slots=True)

@@ -20,15 +20,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 from torch import Tensor
 
-from devicelab.errors import PlanError
+from devicelab.errors import PlanError, RowsError
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.check import Difference, compare
 from devicelab.plans.cleanup import clean
 from devicelab.plans.engine import Engine
-from devicelab.plans.graph import BatchTerm, Graph, Size
+from devicelab.plans.graph import Graph, Size, Term
+from devicelab.plans.rows import check_rows
 from devicelab.plans.signature import BATCH, CARRIED, METADATA_KEY, VERSION, Input, Role, Signature
 from devicelab.plans.torchscript import INITIAL_KEY, quiet_about_deprecation
 from devicelab.plans.tracing import trace
+from devicelab.plans.unifying import open_tables
 from devicelab.plans.updates import sparse_table_updates
 from devicelab.plans.writer import write_onnx
 
@@ -92,6 +94,7 @@ def import_torchscript(data: bytes, *, roles: Signature | None = None, seed: int
             f"the TorchScript file does not say what its inputs are for (extra file {METADATA_KEY!r})",
             hint="give the roles in YAML",
         )
+    signature = _with_ranges(signature)
     graph = _traced(module, signature)
     _check_shapes(graph, signature)
     clean(graph)
@@ -118,6 +121,18 @@ def import_file(path: Path, *, roles: Signature | None = None) -> ImportedPlan:
         return import_torchscript(data, roles=roles)
     except PlanError as error:
         raise PlanError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def _with_ranges(signature: Signature) -> Signature:
+    """The signature where all row numbers have a range, so that they are tried with more than one."""
+    last = {name: table.rows - 1 for name, table in signature.tables.items()}
+    inputs = tuple(
+        dataclasses.replace(i, range=(0, last[i.rows]))
+        if i.range is None and i.rows and i.role is Role.DATA
+        else i
+        for i in signature.inputs
+    )
+    return dataclasses.replace(signature, inputs=inputs)
 
 
 def _load(data: bytes) -> tuple[torch.jit.ScriptModule, Signature | None, dict[str, Array]]:
@@ -155,7 +170,14 @@ def _traced(module: torch.jit.ScriptModule, signature: Signature) -> Graph:
         return [_filled(i, batch, torch.Generator()) for i in signature.inputs]
 
     try:
-        return trace(lambda *a: _call(module, list(a)), arguments, fixed_batch=signature.batch)
+        return trace(
+            lambda *a: _call(module, list(a)),
+            arguments,
+            fixed_batch=signature.batch,
+            tables=open_tables(signature.inputs),
+        )
+    except RowsError:
+        raise
     except PlanError as error:
         if signature.batch is not None:
             raise
@@ -184,7 +206,7 @@ def _check_shapes(graph: Graph, signature: Signature) -> None:
         raise PlanError(
             f"the script returns {len(graph.outputs)} tensors, its signature names {len(signature.outputs)}"
         )
-    for value, output in zip(graph.outputs, signature.outputs, strict=True):
+    for value, output in zip(graph.outputs, signature.graph_outputs, strict=True):
         dtype = str(value.dtype).removeprefix("torch.")
         if (dtype, _sizes(value.shape)) != (output.dtype, list(output.shape)):
             raise PlanError(
@@ -194,11 +216,16 @@ def _check_shapes(graph: Graph, signature: Signature) -> None:
 
 
 def _sizes(shape: tuple[Size, ...]) -> list[int | str]:
-    return [str(size) if isinstance(size, BatchTerm) else size for size in shape]
+    return [str(size) if isinstance(size, Term) else size for size in shape]
 
 
 def _check(module: torch.jit.ScriptModule, content: bytes, signature: Signature, seed: int) -> Difference:
-    """Run the script and the plan side by side for several steps, each from the script's values."""
+    """Run the script and the plan side by side for several steps, each from the script's values.
+
+    Raises:
+        PlanError: They disagree.
+        RowsError: The plan cannot do with some rows of its tables.
+    """
     engine = Engine(content)
     generator = torch.Generator().manual_seed(seed)
     carried: dict[str, Tensor] = {}
@@ -223,7 +250,19 @@ def _check(module: torch.jit.ScriptModule, content: bytes, signature: Signature,
         worst = max(worst, verdict.enforced(), key=lambda d: d.relative)
         replaced = {o.replaces: r for o, r in zip(signature.outputs, results, strict=True) if o.role in CARRIED}
         carried |= {name: tensor for name, tensor in replaced.items() if name is not None}
+    check_rows(engine.run, signature, *_client(signature, generator), engine="ONNX Runtime", seed=seed)
     return worst
+
+
+def _client(signature: Signature, generator: torch.Generator) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Values for all inputs but data, by name, and a few examples by label, for the check of tables' rows."""
+    data = signature.with_role(Role.DATA)
+    values = {i.name: _filled(i, 1, generator).numpy() for i in signature.inputs if i not in data}
+    examples = {i.label: _filled(i, signature.batch or 4, generator) for i in data}
+    for i in data:
+        if i.rows is not None and i.range is not None:  # the first and the last row are of interest
+            examples[i.label][0], examples[i.label][-1] = i.range
+    return values, {label: tensor.numpy() for label, tensor in examples.items()}
 
 
 def _is_finite(array: Array) -> bool:

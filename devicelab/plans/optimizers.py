@@ -27,11 +27,13 @@ class Optimizer(ABC):
 
     Attributes:
         lr: Learning rate: the default of the plan's ``lr`` input.
+        weight_decay: By how much of itself a parameter shrinks at each step, in the way of each optimizer.
         normalizes: Whether it divides a gradient by its own size, so that a gradient near zero, which is mostly
             rounding, moves its parameter as far as any other.
     """
 
     lr: float
+    weight_decay: float = 0.0
 
     normalizes: ClassVar[bool] = False
 
@@ -75,7 +77,6 @@ class SGD(Optimizer):
 
     momentum: float = 0.0
     nesterov: bool = False
-    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +118,6 @@ class Adam(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0
 
     normalizes: ClassVar[bool] = True
 
@@ -176,7 +176,6 @@ class Adagrad(Optimizer):
     """Adagrad (Duchi et al. 2011)."""
 
     eps: float = 1e-10
-    weight_decay: float = 0.0
 
     normalizes: ClassVar[bool] = True
 

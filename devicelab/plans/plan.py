@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from devicelab.dotted import describe_failure
+from devicelab.dotted import describe_failure, nearest
 from devicelab.errors import DevicelabError, PlanError
 from devicelab.plans.optimizers import SGD, Optimizer
 from devicelab.plans.signature import Kind
 
-__all__ = ["Batch", "TrainingPlan"]
+__all__ = ["Batch", "NamedRows", "TrainingPlan"]
 
 Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NamedRows:
+    """Parameters of which a step reads and changes only the rows that its data name.
+
+    Attributes:
+        parameters: Patterns (``fnmatch``) of their names; the first dimension of each is the rows.
+        ids: Names of the integer data whose values are row numbers.
+    """
+
+    parameters: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, str) or not all(isinstance(item, str) for item in value) or not value:
+                raise PlanError(f"NamedRows: {name} is {value!r}; it must be a tuple of names")
 
 
 class TrainingPlan(ABC):
@@ -49,6 +68,11 @@ class TrainingPlan(ABC):
             al. 2016, without the noise); the loss must be a mean over examples. None leaves it out.
         fixed_batch: Whether the plan only fits batches as long as the example batch, for models whose graph
             depends on the number of examples.
+        tables: Tables of which a client needs only the rows that its data name, by a name for each:
+            ``{"item": NamedRows(parameters=("item.*",), ids=("item",))}``. It is sent no others and sends back
+            no others. The check sees that nothing else is read or changed; weight decay changes all rows, and a
+            softmax over all items reads them, so they do not go with this. Where the evaluation reads more, it
+            is given whole tables.
     """
 
     name: ClassVar[str]
@@ -58,6 +82,11 @@ class TrainingPlan(ABC):
     clip_norm: float | None = None
     example_clip_norm: float | None = None
     fixed_batch: bool = False
+
+    @property
+    def tables(self) -> Mapping[str, NamedRows]:
+        """See the class; a plan says ``tables = {…}``."""
+        return {}
 
     @abstractmethod
     def module(self) -> nn.Module:
@@ -117,6 +146,53 @@ class TrainingPlan(ABC):
     def is_private(self, parameter: str) -> bool:
         """Whether a parameter of that name stays on its device."""
         return any(fnmatchcase(parameter, pattern) for pattern in self.private)
+
+    def tables_of_parameters(self, parameters: Iterable[str]) -> dict[str, str]:
+        """The table that each parameter is of, for those that are of one.
+
+        Raises:
+            PlanError: A table is not well formed, or names no parameter, one that is private, or one that is of
+                another table too.
+        """
+        known, found = list(parameters), dict[str, str]()
+        declared: object = self.tables
+        if not isinstance(declared, Mapping):
+            raise PlanError(f"plan {self.label}: its `tables` are a {type(declared).__name__}, no mapping")
+        for table, named in declared.items():
+            where = f"plan {self.label}: table {table!r}"
+            if not isinstance(named, NamedRows):
+                raise PlanError(f"{where} is a {type(named).__name__}, no NamedRows")
+            for pattern in named.parameters:
+                members = [name for name in known if fnmatchcase(name, pattern)]
+                if not members:
+                    raise PlanError(f"{where}: no parameter is called {pattern!r}{nearest(pattern, known)}")
+                for name in members:
+                    if self.is_private(name):
+                        raise PlanError(
+                            f"{where}: {name!r} is private",
+                            hint="what is private stays whole on its device; leave it out of the table",
+                        )
+                    if found.setdefault(name, str(table)) != table:
+                        raise PlanError(f"{where}: {name!r} is of the table {found[name]!r} already")
+        return found
+
+    def tables_of_data(self, batch: Batch, kind: Kind) -> dict[str, str]:
+        """The table whose rows each tensor of a batch names, for those that name rows.
+
+        Raises:
+            PlanError: The data of a training step lack one that a table wants; those of the evaluation may.
+        """
+        found: dict[str, str] = {}
+        for table, named in self.tables.items():
+            missing = [label for label in named.ids if label not in batch]
+            if missing and kind == "train":
+                reason = f"{missing[0]!r} is not in the example batch{nearest(missing[0], batch)}"
+                raise PlanError(f"plan {self.label}: table {table!r}: {reason}")
+            for label in () if missing else named.ids:
+                if found.setdefault(label, table) != table:
+                    both = f"{found[label]!r} and {table!r}"
+                    raise PlanError(f"plan {self.label}: {label!r} names rows of both {both}")
+        return found
 
     def new_module(self) -> nn.Module:
         """What :meth:`module` makes, once it is known to be one.

@@ -110,8 +110,8 @@ def _check_graph(model: onnx.ModelProto, signature: Signature) -> None:
     graph = model.graph
     initializers = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in initializers]
-    _check_tensors("input", inputs, signature.inputs)
-    _check_tensors("output", graph.output, signature.outputs)
+    _check_tensors("input", inputs, signature.graph_inputs)
+    _check_tensors("output", graph.output, signature.graph_outputs)
     for tensor in graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             raise PlanError(f"its constant {tensor.name!r} is in another file; a plan is one file")

@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from devicelab.errors import PlanError
@@ -45,7 +45,7 @@ from devicelab.plans.ports import (
     plain_port,
 )
 from devicelab.plans.ports import require as _require
-from devicelab.plans.tables import Table, check_tables, tables_of
+from devicelab.plans.tables import Table, check_tables, open_shape, tables_of
 
 __all__ = [
     "BATCH",
@@ -121,6 +121,24 @@ class Signature:
     def replacements(self) -> dict[str, str]:
         """Output name to the name of the input it replaces."""
         return {o.name: o.replaces for o in self.outputs if o.replaces is not None}
+
+    @property
+    def graph_inputs(self) -> tuple[Input, ...]:
+        """The inputs with their sizes in the graph, where a table's number of rows is a word: ``rows.item``."""
+        return tuple(replace(i, shape=open_shape(i.shape, self._table_of(i))) for i in self.inputs)
+
+    @property
+    def graph_outputs(self) -> tuple[Output, ...]:
+        """The outputs with their sizes in the graph."""
+        tables = {i.name: self._table_of(i) for i in self.inputs}
+        return tuple(
+            replace(o, shape=open_shape(o.shape, tables[o.replaces] if o.replaces else None))
+            for o in self.outputs
+        )
+
+    @staticmethod
+    def _table_of(i: Input) -> str | None:
+        return None if i.role is Role.DATA else i.rows
 
     @property
     def tables(self) -> dict[str, Table]:

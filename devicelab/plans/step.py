@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from devicelab.errors import PlanError
 from devicelab.plans.plan import Batch, TrainingPlan
 from devicelab.plans.randomness import SeededRandom
 from devicelab.plans.signature import BATCH, Input, Kind, Output, Role, Signature
+from devicelab.plans.tables import check_tables
 
 __all__ = ["Step", "dtype_name", "evaluation_step", "training_step"]
 
@@ -43,25 +45,40 @@ class Step(ABC):
 
     kind: Kind
 
-    def __init__(self, plan: TrainingPlan, model: nn.Module) -> None:
+    def __init__(self, plan: TrainingPlan, model: nn.Module, *, tables: bool = True) -> None:
         self.plan = plan
         self.model = model
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self.buffers = {name: b.detach() for name, b in model.named_buffers()}
         self.trainable = [name for name, p in model.named_parameters() if p.requires_grad]
         self.example = plan.checked_batch(self.kind)
+        self._tables, self._ids = self._rows() if tables else ({}, {})
         self.inputs: list[Input] = []
         self.initial: Tensors = {}
         for name, parameter in self.parameters.items():
             role = Role.PRIVATE if plan.is_private(name) else Role.PARAMETER
-            self._add(f"param/{name}", role, parameter)
+            self._add(f"param/{name}", role, parameter, rows=self._tables.get(name))
         for name, buffer in self.buffers.items():
             self._add(f"buffer/{name}", Role.BUFFER, buffer)
 
+    def _rows(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The tables that parameters are of, and those whose rows data name; of tables that have both."""
+        tables = self.plan.tables_of_parameters(self.parameters)
+        ids = self.plan.tables_of_data(self.example, self.kind)
+        return {name: table for name, table in tables.items() if table in ids.values()}, ids
+
     def _add(
-        self, name: str, role: Role, value: Tensor, *, default: float | None = None, of: str | None = None
+        self,
+        name: str,
+        role: Role,
+        value: Tensor,
+        *,
+        default: float | None = None,
+        of: str | None = None,
+        rows: str | None = None,
     ) -> None:
-        self.inputs.append(Input(name, role, dtype_name(value.dtype), tuple(value.shape), default, of))
+        dtype, shape = dtype_name(value.dtype), tuple(value.shape)
+        self.inputs.append(Input(name, role, dtype, shape, default, of, rows=rows))
         self.initial[name] = value
 
     def _add_data(self) -> None:
@@ -72,7 +89,8 @@ class Step(ABC):
             first = len(tensor) if self.plan.fixed_batch else BATCH
             shape = (first, *tensor.shape[1:])
             dtype = dtype_name(tensor.dtype)
-            self.inputs.append(Input(f"data/{name}", Role.DATA, dtype, shape, range=limits))
+            table = self._ids.get(name)
+            self.inputs.append(Input(f"data/{name}", Role.DATA, dtype, shape, range=limits, rows=table))
 
     def arguments(self, batch: int) -> list[Tensor]:
         """Example arguments for so many examples, in input order."""
@@ -99,7 +117,7 @@ class Step(ABC):
             outputs: Names of the outputs, in graph order.
             used: Names of the inputs that are left in the graph.
         """
-        inputs = tuple(i for i in self.inputs if i.name in used)
+        inputs = self._kept([i for i in self.inputs if i.name in used])
         by_name = {i.name: i for i in inputs}
         described = []
         for name in outputs:
@@ -115,6 +133,13 @@ class Step(ABC):
                 described.append(Output(name, old.role, old.dtype, old.shape, replaces=old.name))
         batch = len(next(iter(self.example.values()))) if self.plan.fixed_batch else None
         return Signature(self.plan.label, self.kind, inputs, tuple(described), batch)
+
+    def _kept(self, inputs: list[Input]) -> tuple[Input, ...]:
+        """The inputs; an evaluation that reads no row numbers of a table is no evaluation of its rows."""
+        if self.kind == "train":
+            return tuple(inputs)
+        named = {i.rows for i in inputs if i.role is Role.DATA}
+        return tuple(i if i.rows in named else replace(i, rows=None) for i in inputs)
 
     def initial_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Initial values of parameters, buffers and state by input name."""
@@ -217,7 +242,7 @@ class _Training(Step):
         slots = plan.optimizer.initial({name: self.parameters[name] for name in self.trainable})
         for name, by_slot in slots.items():
             for slot, value in by_slot.items():
-                self._add(f"state/{slot}/{name}", Role.STATE, value)
+                self._add(f"state/{slot}/{name}", Role.STATE, value, rows=self._tables.get(name))
         self._add(STEP_COUNT, Role.STATE, torch.zeros((), dtype=torch.int64))
         self._add_data()
         hypers: dict[str, float | None] = {
@@ -233,7 +258,9 @@ class _Training(Step):
         if plan.proximal is not None:
             for name in self.trainable:
                 anchor = self.parameters[name].clone()  # the same tensor twice would be traced as one input
-                self._add(f"anchor/{name}", Role.ANCHOR, anchor, of=f"param/{name}")
+                of, rows = f"param/{name}", self._tables.get(name)
+                self._add(f"anchor/{name}", Role.ANCHOR, anchor, of=of, rows=rows)
+        check_tables(self.inputs)
 
     def _run(self, named: Tensors) -> Tensors:
         plan = self.plan
@@ -321,9 +348,10 @@ class _Training(Step):
 class _Evaluation(Step):
     kind = "evaluate"
 
-    def __init__(self, plan: TrainingPlan, model: nn.Module) -> None:
-        super().__init__(plan, model)
+    def __init__(self, plan: TrainingPlan, model: nn.Module, *, tables: bool = True) -> None:
+        super().__init__(plan, model, tables=tables)
         self._add_data()
+        check_tables(self.inputs)
 
     def _run(self, named: Tensors) -> Tensors:
         tensors = self._values(named, "param/") | self._values(named, "buffer/")
@@ -350,6 +378,12 @@ def training_step(plan: TrainingPlan, model: nn.Module) -> Step:
     return _Training(plan, model)
 
 
-def evaluation_step(plan: TrainingPlan, model: nn.Module) -> Step:
-    """The plan's evaluation around the same model."""
-    return _Evaluation(plan, model)
+def evaluation_step(plan: TrainingPlan, model: nn.Module, *, tables: bool = True) -> Step:
+    """The plan's evaluation around the same model.
+
+    Args:
+        plan: Where it comes from.
+        model: The module.
+        tables: Whether the plan's tables are open to have some of their rows only.
+    """
+    return _Evaluation(plan, model, tables=tables)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from devicelab.plans.ports import Input, Role, require
+from devicelab.plans.ports import Input, Role, Shape, require
 
-__all__ = ["Table", "check_tables", "renumbered", "row_numbers", "tables_of"]
+__all__ = ["Table", "check_tables", "open_rows", "open_shape", "renumbered", "row_numbers", "tables_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +34,16 @@ class Table:
     rows: int
     parameters: tuple[str, ...]
     data: tuple[str, ...]
+
+
+def open_rows(table: str) -> str:
+    """What a graph calls the number of rows of a table, which is open there: ``rows.item``."""
+    return f"rows.{table}"
+
+
+def open_shape(shape: Shape, table: str | None) -> Shape:
+    """The sizes of a tensor in the graph, if it has the rows of a table; as they are if it is of none."""
+    return shape if table is None else (open_rows(table), *shape[1:])
 
 
 def tables_of(inputs: Iterable[Input]) -> dict[str, Table]:

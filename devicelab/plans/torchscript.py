@@ -1,8 +1,8 @@
 """A traced step as a TorchScript module.
 
 The script is generated from the same clean graph as the ONNX file, as source text of ATen calls. Sizes that
-follow the batch are computed from the first data tensor's size, so the script takes any batch, unlike what
-``torch.jit.trace`` makes.
+follow the batch or a table's rows are computed from the size of an input that has them, so the script takes any
+batch and any rows, unlike what ``torch.jit.trace`` makes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from safetensors.numpy import save
 
 from devicelab.errors import PlanError
-from devicelab.plans.graph import Arg, BatchTerm, Graph, Value
+from devicelab.plans.graph import Arg, Graph, Rows, Term, Value
 from devicelab.plans.signature import METADATA_KEY, Signature
+from devicelab.plans.writer import sources_of_sizes
 
 __all__ = ["INITIAL_KEY", "save_torchscript", "script_runner", "torchscript_step"]
 
@@ -109,9 +110,8 @@ def _source(graph: Graph) -> str:
     arguments = ", ".join(f"{_identifier(v.name)}: Tensor" for v in graph.inputs)
     lines = [f"def forward(self, {arguments}) -> List[Tensor]:"]
     lines += [f"    {_identifier(name)} = self.{_identifier(name)}" for name in graph.constants]
-    batch = next(((v, d) for v in graph.inputs for d, s in enumerate(v.shape) if s == BatchTerm(1, 1)), None)
-    if batch is not None:
-        lines.append(f"    batch = {_identifier(batch[0].name)}.size({batch[1]})")
+    for rows, (value, dimension) in sources_of_sizes(graph).items():
+        lines.append(f"    {_size_name(rows)} = {_identifier(value.name)}.size({dimension})")
     for node in graph.nodes:
         _, name, _ = node.op.split(".")
         parts = [_text(arg) for arg in node.args]
@@ -134,7 +134,7 @@ def _text(arg: Arg) -> str:
     match arg:
         case Value():
             text = _identifier(arg.name)
-        case BatchTerm():
+        case Term():
             text = _term_text(arg)
         case torch.dtype():
             text = str(_SCALAR_TYPES[arg])
@@ -155,8 +155,14 @@ def _text(arg: Arg) -> str:
     return text
 
 
-def _term_text(term: BatchTerm) -> str:
+def _size_name(rows: Rows | None) -> str:
+    """What the script calls the number of a table's rows, or of examples."""
+    return "batch" if rows is None else f"rows{_identifier(rows.table)}"
+
+
+def _term_text(term: Term) -> str:
     if term.power < 0:
-        return f"({term.factor!r} / {' * '.join(['float(batch)'] * -term.power)})"
-    factors = " * ".join([repr(term.factor), *["batch"] * term.power])
+        return f"({term.factor!r} / {' * '.join([f'float({_size_name(None)})'] * -term.power)})"
+    sizes = [_size_name(None)] * term.power + ([] if term.rows is None else [_size_name(term.rows)])
+    factors = " * ".join([repr(term.factor), *sizes])
     return f"({factors} + {term.offset})" if term.offset else f"({factors})"

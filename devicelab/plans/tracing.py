@@ -4,13 +4,11 @@ The function is traced twice, at two batch sizes, with fake tensors (no arithmet
 graphs hold different numbers, the number depends on the batch, and the pair says how: 11 and 13 is B, 220 and
 260 is 20·B, 1/11 and 1/13 is 1/B. Unlike symbolic shapes this cannot mistake a layer's width for the batch that
 happens to be as large, and takes a tenth of the time. A graph that is not the same at both sizes has a fixed
-batch.
+batch. For each table whose number of rows is open it is traced once more, with two rows more.
 """
 
 from __future__ import annotations
 
-import math
-import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,13 +25,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from devicelab.errors import PlanError
 from devicelab.plans.decompositions import decomposition_table
-from devicelab.plans.functional import is_simply_mutating, pure_twin
-from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Value
+from devicelab.plans.functional import is_simply_mutating
+from devicelab.plans.graph import Graph, Rows
 from devicelab.plans.randomness import plain_attention
+from devicelab.plans.unifying import Resized, Unifier, batch_error, rows_error
 
 __all__ = ["trace"]
 
 _SIZES: Final = (11, 13, 17)
+_MORE_ROWS: Final = 2
 _TORCH: Final = str(Path(torch.__file__).parent)
 _HERE: Final = str(Path(__file__).parent)
 _STEP: Final = str(Path(__file__).with_name("step.py"))
@@ -45,6 +45,7 @@ def trace(
     arguments: Callable[[int], list[Tensor]],
     *,
     fixed_batch: int | None = None,
+    tables: Sequence[Rows | None] = (),
 ) -> Graph:
     """Trace a pure function of tensors.
 
@@ -52,29 +53,45 @@ def trace(
         function: What to trace; returns tensors.
         arguments: Makes example arguments for a batch of so many examples.
         fixed_batch: Trace at this one size only; the graph then fits no other.
+        tables: For each argument the table whose rows it has; its first size is then open. None for the others,
+            and nothing at all where there are no tables.
 
     Raises:
         PlanError: It cannot be traced, or is another program at another batch size.
+        RowsError: It is another program for another number of rows.
     """
-    if fixed_batch is not None:
-        return _Unifier([_trace_once(function, arguments(fixed_batch))], [fixed_batch]).graph()
-    first, second = (_trace_once(function, arguments(size)) for size in _SIZES[:2])
-    unifier = _Unifier([first, second], list(_SIZES[:2]))
+    sizes = _SIZES[:2] if fixed_batch is None else (fixed_batch,)
+    modules = [_trace_once(function, arguments(size)) for size in sizes]
+    resized = [
+        _trace_resized(function, arguments(sizes[0]), tables, rows)
+        for rows in dict.fromkeys(rows for rows in tables if rows is not None)
+    ]
+    unifier = Unifier(modules, sizes, resized)
     graph = unifier.graph()
     if unifier.guessed:  # a*B + c fits any two points: a third one must agree
         third = _trace_once(function, arguments(_SIZES[2]))
-        again = _Unifier([first, third], [_SIZES[0], _SIZES[2]])
+        again = Unifier([modules[0], third], [_SIZES[0], _SIZES[2]], resized)
         again.graph()
         if again.terms != unifier.terms:
-            raise _batch_error("sizes in it depend on the number of examples in a way that is not linear")
+            raise batch_error("sizes in it depend on the number of examples in a way that is not linear")
     return graph
 
 
-def _batch_error(reason: str) -> PlanError:
-    return PlanError(
-        f"the model is another program for another number of examples: {reason}",
-        hint="set `fixed_batch = True` in the plan to export it for batches as long as the example batch only",
-    )
+def _trace_resized(
+    function: Callable[..., Sequence[Tensor]],
+    arguments: list[Tensor],
+    tables: Sequence[Rows | None],
+    rows: Rows,
+) -> Resized:
+    count = rows.count + _MORE_ROWS
+    changed = [
+        tensor.new_zeros((count, *tensor.shape[1:])) if table == rows else tensor
+        for tensor, table in zip(arguments, tables, strict=True)
+    ]
+    try:
+        return Resized(rows, count, _trace_once(function, changed))
+    except PlanError as error:
+        raise rows_error(rows.table, f"for {count} rows instead of {rows.count}, {error.message}") from error
 
 
 class _Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call] # its __init_subclass__ has no annotations
@@ -226,173 +243,3 @@ def _functionalized(module: fx.GraphModule, arguments: list[Tensor]) -> fx.Graph
     return make_fx(
         pure, tracing_mode="fake", decomposition_table=decomposition_table(), _allow_non_fake_inputs=True
     )(*arguments)
-
-
-_TRANSPARENT: Final = frozenset(
-    {
-        "aten.alias.default",
-        "aten.alias_copy.default",
-        "aten.clone.default",
-        "aten.contiguous.default",
-        "aten.detach.default",
-        "aten.detach_copy.default",
-        "aten.lift_fresh.default",
-        "aten.lift_fresh_copy.default",
-        "aten.lift.default",
-    }
-)
-
-
-class _Unifier:
-    """Reads the graphs of one function at several batch sizes, in step, as one."""
-
-    def __init__(self, modules: list[fx.GraphModule], sizes: list[int]) -> None:
-        self._modules = modules
-        self._sizes = sizes
-        self._values: dict[fx.Node, Value | list[Value]] = {}
-        self._owners: dict[fx.Node, fx.Node] = {}  # of the results of in-place operators
-        self._graph = Graph()
-        self.terms: list[BatchTerm] = []
-        self.guessed = False
-
-    def graph(self) -> Graph:
-        """The one graph.
-
-        Raises:
-            PlanError: They are different programs.
-        """
-        rows = [list(module.graph.nodes) for module in self._modules]
-        if len({len(row) for row in rows}) != 1:
-            raise _batch_error(f"it has {' or '.join(str(len(row)) for row in rows)} operations")
-        for nodes in zip(*rows, strict=True):
-            self._read(nodes)
-        return self._graph
-
-    def _read(self, nodes: tuple[fx.Node, ...]) -> None:
-        node = nodes[0]
-        if any((n.op, str(n.target)) != (node.op, str(node.target)) for n in nodes[1:]):
-            other = next(n for n in nodes[1:] if str(n.target) != str(node.target))
-            where = f" at {node.meta['where']}" if node.meta.get("where") else ""
-            raise _batch_error(f"it calls {node.target} or {other.target}{where}")
-        if node.op == "placeholder":
-            value = self._value(nodes, [n.meta["val"] for n in nodes])
-            self._values[node] = value
-            self._graph.inputs.append(value)
-        elif node.op == "get_attr":
-            self._constant(nodes)
-        elif node.op == "call_function":
-            self._call(nodes)
-        elif node.op == "output":
-            outputs = self._argument([n.args[0] for n in nodes], nodes)
-            self._graph.outputs = list(outputs)
-        else:
-            raise PlanError(f"the traced model calls {node.target}, which is no operator")
-
-    def _value(self, nodes: tuple[fx.Node, ...], tensors: list[Tensor], suffix: str = "") -> Value:
-        shapes = [list(tensor.shape) for tensor in tensors]
-        if len({len(shape) for shape in shapes}) != 1:
-            raise _batch_error(f"a result of {nodes[0].target} has another number of dimensions")
-        shape = tuple(self._number(list(sizes)) for sizes in zip(*shapes, strict=True))
-        return Value(f"{nodes[0].name}{suffix}", shape, tensors[0].dtype)
-
-    def _constant(self, nodes: tuple[fx.Node, ...]) -> None:
-        tensors = [
-            operator.attrgetter(str(n.target))(module) for n, module in zip(nodes, self._modules, strict=True)
-        ]
-        if not all(isinstance(t, Tensor) for t in tensors):
-            raise PlanError(f"the traced model holds {nodes[0].target}, which is no tensor")
-        if any(t.shape != tensors[0].shape or not torch.equal(t, tensors[0]) for t in tensors[1:]):
-            raise _batch_error(f"its constant {nodes[0].target} is another one")
-        value = Value(nodes[0].name, tuple(tensors[0].shape), tensors[0].dtype)
-        self._values[nodes[0]] = value
-        self._graph.constants[value.name] = (value, tensors[0].detach())
-
-    def _call(self, nodes: tuple[fx.Node, ...]) -> None:
-        node = nodes[0]
-        if node.target is operator.getitem:
-            source, position = node.args
-            outputs = self._values[source]  # type: ignore[index] # getitem's first argument is always a node
-            assert isinstance(outputs, list)
-            assert isinstance(position, int)
-            self._values[node] = outputs[position]
-            return
-        args = tuple(self._argument(list(items), nodes) for items in zip(*(n.args for n in nodes), strict=True))
-        kwargs = {key: self._argument([n.kwargs[key] for n in nodes], nodes) for key in node.kwargs}
-        op = str(node.target)
-        pure = pure_twin(node.target)
-        if pure is not None:
-            op = str(pure)
-        if op in _TRANSPARENT:
-            self._values[node] = args[0]
-            return
-        made = Node(op, args, kwargs, [], node.meta.get("where"))
-        made.outputs = self._results(nodes, made)
-        self._graph.nodes.append(made)
-        if pure is not None:  # from here on, whoever reads the changed tensor reads the new one
-            changed = node.args[0]
-            assert isinstance(changed, fx.Node)
-            owner = self._owners.get(changed, changed)
-            self._owners[node] = owner
-            for alias in [owner, *(n for n, o in self._owners.items() if o is owner)]:
-                self._values[alias] = made.output
-
-    def _results(self, nodes: tuple[fx.Node, ...], made: Node) -> list[Value]:
-        node = nodes[0]
-        results = [n.meta.get("val") for n in nodes]
-        if isinstance(results[0], list | tuple):
-            outputs = []
-            for position, parts in enumerate(zip(*results, strict=True)):
-                if isinstance(parts[0], Tensor):
-                    outputs.append(self._value(nodes, list(parts), f"_{position}"))
-                else:  # an operator may leave out a result (a mask says so)
-                    outputs.append(Value(f"{node.name}_{position}", (), torch.float32))
-            self._values[node] = outputs
-        elif all(isinstance(result, Tensor) for result in results):
-            outputs = [self._value(nodes, [r for r in results if isinstance(r, Tensor)])]
-            self._values[node] = outputs[0]
-        else:
-            where = f" at {made.where}" if made.where else ""
-            raise PlanError(f"the operator {made.op}{where} yields {type(results[0]).__name__}, not a tensor")
-        for output in outputs:
-            output.node = made
-        return outputs
-
-    def _argument(self, items: list[Any], nodes: tuple[fx.Node, ...]) -> Arg:
-        first = items[0]
-        if isinstance(first, fx.Node):
-            return self._values[first]
-        if isinstance(first, list | tuple):
-            if len({len(item) for item in items}) != 1:
-                raise _batch_error(f"{nodes[0].target} takes a list of another length")
-            return [self._argument(list(parts), nodes) for parts in zip(*items, strict=True)]
-        if isinstance(first, bool) or not isinstance(first, int | float):
-            if any(item != first for item in items[1:]):
-                raise _batch_error(f"{nodes[0].target} takes {' or '.join(map(str, items))}")
-            return first
-        return self._number(items)
-
-    def _number(self, items: list[Any]) -> Any:  # noqa: ANN401 - int, float or BatchTerm
-        if len(items) == 1 or all(item == items[0] for item in items[1:]):
-            return items[0]
-        if any(isinstance(i, float) and math.isnan(i) for i in items):
-            return items[0]
-        term = self._term(items[0], items[1])
-        self.terms.append(term)
-        return term
-
-    def _term(self, a: float, b: float) -> BatchTerm:
-        low, high = self._sizes
-        whole = isinstance(a, int) and isinstance(b, int)
-        if whole:
-            for power in (1, 2, 3):
-                if a % low**power == 0 and a // low**power * high**power == b:
-                    return BatchTerm(int(a) // low**power, power)
-            if (b - a) % (high - low) == 0:
-                self.guessed = True
-                factor = (int(b) - int(a)) // (high - low)
-                return BatchTerm(factor, 1, int(a) - factor * low)
-        for power in (1, -1, 2, -2):
-            factor_ = a / low**power
-            if math.isclose(factor_ * high**power, b, rel_tol=1e-12):
-                return BatchTerm(float(factor_), power)
-        raise _batch_error(f"a number in it is {a} for {low} examples and {b} for {high}")

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from devicelab.plans.cleanup import PERMUTES, drop_dead_nodes, filled_with, only_reader, size_at
-from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value
+from devicelab.plans.graph import Arg, Graph, Node, Size, Term, Value
 
 __all__ = ["products_into_parameters", "sparse_table_updates"]
 
@@ -164,10 +164,11 @@ def _scatter_into(graph: Graph, node: Node, table: Value, rate: Value, puts: lis
 
 
 def _total(sizes: list[Size]) -> Size | None:
-    """The sum of sizes that are all numbers, or all the same power of the batch."""
+    """The sum of sizes that are all numbers, or all multiples of the same open size."""
     if all(isinstance(size, int) for size in sizes):
         return sum(size for size in sizes if isinstance(size, int))
-    terms = [size for size in sizes if isinstance(size, BatchTerm)]
-    if len(terms) < len(sizes) or len({term.power for term in terms}) > 1:
+    terms = [size for size in sizes if isinstance(size, Term)]
+    if len(terms) < len(sizes) or len({(term.power, term.rows) for term in terms}) > 1:
         return None
-    return BatchTerm(sum(t.factor for t in terms), terms[0].power, sum(t.offset for t in terms))
+    total = sum(t.offset for t in terms)
+    return Term(sum(t.factor for t in terms), terms[0].power, total, rows=terms[0].rows)

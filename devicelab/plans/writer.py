@@ -1,4 +1,4 @@
-"""Building an ONNX graph node by node: names, constants, and sizes that follow the batch."""
+"""Building an ONNX graph node by node: names, constants, and sizes that follow the batch and tables' rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from devicelab.errors import PlanError
-from devicelab.plans.graph import Arg, BatchTerm, Graph, Node, Size, Value
+from devicelab.plans.graph import Arg, Graph, Node, Rows, Size, Term, Value
 from devicelab.plans.signature import METADATA_KEY, Signature
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Translator",
     "Writer",
     "operator_error",
+    "sources_of_sizes",
     "write_graph",
     "write_onnx",
 ]
@@ -100,10 +101,12 @@ class Call:
         return value
 
     def number(self, name: str) -> int | float:
-        """An argument that must be a number whatever the batch."""
+        """An argument that must be a number whatever the batch and the tables."""
         value = self._arguments[name]
         if not isinstance(value, int | float):
-            raise operator_error(self.node, f"its argument {name} depends on the number of examples")
+            raise operator_error(
+                self.node, f"its argument {name} depends on the number of examples or of a table's rows"
+            )
         return value
 
     def integers(self, name: str, length: int | None = None) -> list[int]:
@@ -111,7 +114,9 @@ class Call:
         items = self._arguments[name]
         items = [items] if isinstance(items, int) else list(items or [])
         if any(not isinstance(item, int) for item in items):
-            raise operator_error(self.node, f"its argument {name} depends on the number of examples")
+            raise operator_error(
+                self.node, f"its argument {name} depends on the number of examples or of a table's rows"
+            )
         return items * length if length is not None and len(items) == 1 else items
 
     def dimension(self, name: str, rank: int) -> int:
@@ -133,9 +138,7 @@ class Writer:
         self._names: dict[Value, str] = dict(zip(graph.inputs, input_names, strict=True))
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._emitted: dict[Any, list[str]] = {}
-        self._batch_source = next(
-            ((v, d) for v in graph.inputs for d, s in enumerate(v.shape) if s == BatchTerm(1, 1)), None
-        )
+        self._sources = sources_of_sizes(graph)
         self._count = 0
         self._readers = graph.readers()
         self._outputs = set(graph.outputs)
@@ -192,7 +195,7 @@ class Writer:
 
     def scalar(self, number: Arg, dtype: torch.dtype) -> str:
         """A number as a scalar of that type."""
-        if isinstance(number, BatchTerm):
+        if isinstance(number, Term):
             vector = self._term(number, dtype)
             return self.one("Squeeze", vector, self.ints(0))
         return self.constant(torch.tensor(number, dtype=dtype).numpy())
@@ -214,7 +217,7 @@ class Writer:
         parts: list[str] = []
         run: list[int] = []
         for size in shape:
-            if isinstance(size, BatchTerm):
+            if isinstance(size, Term):
                 parts += ([self.ints(*run)] if run else []) + [self._term(size, torch.int64)]
                 run = []
             else:
@@ -222,30 +225,35 @@ class Writer:
         parts += [self.ints(*run)] if run else []
         return parts[0] if len(parts) == 1 else self.emit("Concat", parts, axis=0)[0]
 
-    def _term(self, term: BatchTerm, dtype: torch.dtype) -> str:
-        """``factor * B**power + offset`` as a tensor of shape [1]."""
-        if self._batch_source is None:
-            raise PlanError("no input's size tells the number of examples, but the step depends on it")
-        source, dimension = self._batch_source
-        name = self.one("Shape", self._names[source], start=dimension, end=dimension + 1)
-        name = self.cast(name, torch.int64, dtype)
+    def _term(self, term: Term, dtype: torch.dtype) -> str:
+        """A number that depends on open sizes as a tensor of shape [1]."""
 
         def number(value: float) -> str:
             return self.constant(torch.tensor([value], dtype=dtype).numpy())
 
-        result = name
-        for _ in range(abs(term.power) - 1):
-            result = self.one("Mul", result, name)
+        sizes = [None] * abs(term.power) + ([] if term.rows is None else [term.rows])
+        result, *others = (self._size(size, dtype) for size in sizes)
+        for other in others:
+            result = self.one("Mul", result, other)
         if term.power < 0:
             result = self.one("Div", number(term.factor), result)
         elif term.factor != 1:
             result = self.one("Mul", result, number(term.factor))
         return self.one("Add", result, number(term.offset)) if term.offset else result
 
+    def _size(self, rows: Rows | None, dtype: torch.dtype) -> str:
+        """The number of a table's rows, or of examples, as a tensor of shape [1]."""
+        if rows not in self._sources:
+            what = "examples" if rows is None else f"rows of table {rows.table!r}"
+            raise PlanError(f"no input's size tells the number of {what}, but the step depends on it")
+        source, dimension = self._sources[rows]
+        name = self.one("Shape", self._names[source], start=dimension, end=dimension + 1)
+        return self.cast(name, torch.int64, dtype)
+
     def filled(self, shape: Sequence[Size], number: Arg, dtype: torch.dtype) -> str:
         """A tensor of one value: small ones are initializers, larger ones are made when the step runs."""
         fixed = [size for size in shape if isinstance(size, int)]
-        if isinstance(number, BatchTerm):
+        if isinstance(number, Term):
             scalar = self.scalar(number, dtype)
             return self.one("Expand", scalar, self.sizes(shape)) if shape else scalar
         if len(fixed) == len(shape) and np.prod(fixed, initial=1) <= _LARGEST_INITIALIZER:
@@ -254,10 +262,10 @@ class Writer:
         return self.one("ConstantOfShape", self.sizes(shape), value=value)
 
     def reshape(self, name: str, shape: Sequence[Size]) -> str:
-        """The tensor in another shape; at most one size that depends on the batch needs no arithmetic."""
-        moving = [size for size in shape if isinstance(size, BatchTerm)]
+        """The tensor in another shape; at most one size that is open needs no arithmetic."""
+        moving = [size for size in shape if isinstance(size, Term)]
         if len(moving) == 1 and 0 not in shape:
-            target = self.ints(*(-1 if isinstance(size, BatchTerm) else size for size in shape))
+            target = self.ints(*(-1 if isinstance(size, Term) else size for size in shape))
         else:
             target = self.sizes(shape)
         return self.one("Reshape", name, target)
@@ -296,6 +304,16 @@ class Writer:
         )
 
 
+def sources_of_sizes(graph: Graph) -> dict[Rows | None, tuple[Value, int]]:
+    """For each table the input, and its dimension, that tells the number of its rows; for None, of examples."""
+    found: dict[Rows | None, tuple[Value, int]] = {}
+    for value in graph.inputs:
+        for dimension, size in enumerate(value.shape):
+            if isinstance(size, Term) and size in (Term(1, 1), Term(1, 0, rows=size.rows)):
+                found.setdefault(size.rows, (value, dimension))
+    return found
+
+
 def _alive(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
     """The nodes that the wanted results depend on, in order: a transposition that became a flag is not."""
     kept = []
@@ -331,7 +349,7 @@ def write_onnx(graph: Graph, signature: Signature) -> onnx.ModelProto:
     Raises:
         PlanError: An operator has no translation; names it and the model's line.
     """
-    model = write_graph(graph, signature.name, signature.inputs, signature.outputs)
+    model = write_graph(graph, signature.name, signature.graph_inputs, signature.graph_outputs)
     helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
     return model
 

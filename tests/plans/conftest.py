@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from devicelab.plans.export import ExportedPlan, build_plan
-from devicelab.plans.signature import Kind, Role
+from devicelab.plans.signature import Kind, Role, Signature
 from devicelab.plans.step import STEP_COUNT
+from devicelab.plans.tables import renumbered
 from devicelab.plans.zoo import OPTIMIZERS, ZOO
 
 
@@ -46,6 +47,18 @@ def feeds_of(
     if STEP_COUNT in feeds:
         feeds[STEP_COUNT] = np.asarray(step, dtype=np.int64)
     return feeds
+
+
+def on_rows(
+    signature: Signature, feeds: Mapping[str, np.ndarray[Any, Any]], rows: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The same with nothing but some rows of each table, as a client has them."""
+    part = dict(feeds)
+    for i in signature.inputs:
+        if i.rows is not None:
+            mine = rows[i.rows]
+            part[i.name] = renumbered(part[i.name], mine) if i.role is Role.DATA else part[i.name][mine]
+    return part
 
 
 @pytest.fixture

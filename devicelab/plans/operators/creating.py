@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from devicelab.plans.graph import BatchTerm
+from devicelab.plans.graph import Term
 from devicelab.plans.writer import Call, Translator, Writer
 
 __all__ = ["TRANSLATORS"]
@@ -31,7 +31,7 @@ def _arange(w: Writer, c: Call) -> str:
     start = 0 if names == "default" else c["start"]
     step = c["step"] if names == "start_step" else 1
     end = c["end"]
-    if not any(isinstance(number, BatchTerm) for number in (start, end, step)):
+    if not any(isinstance(number, Term) for number in (start, end, step)):
         return w.constant(torch.arange(start, end, step, dtype=dtype).numpy())
     return w.one("Range", *(w.scalar(number, dtype) for number in (start, end, step)))
 

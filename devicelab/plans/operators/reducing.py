@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from devicelab.plans.graph import BatchTerm, Value
+from devicelab.plans.graph import Term, Value
 from devicelab.plans.writer import Call, Translator, Writer, operator_error
 
 __all__ = ["TRANSLATORS"]
@@ -53,10 +53,7 @@ def _reduce(op: str) -> Translator:
 def _is_column_sum(source: Value, dims: list[int]) -> bool:
     """Whether examples are added up, as for the gradient of a layer's bias."""
     return (
-        source.rank == 2
-        and dims == [0]
-        and isinstance(source.shape[0], BatchTerm)
-        and source.dtype == torch.float32
+        source.rank == 2 and dims == [0] and isinstance(source.shape[0], Term) and source.dtype == torch.float32
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from devicelab.plans.graph import Arg, BatchTerm, Size, Value
+from devicelab.plans.graph import Arg, Size, Term, Value
 from devicelab.plans.writer import Call, Translator, Writer, operator_error
 
 __all__ = ["TRANSLATORS"]
@@ -57,7 +57,7 @@ def _reshape_to_output(w: Writer, c: Call) -> str:
 
 
 def _bound(w: Writer, number: Arg) -> str:
-    if isinstance(number, BatchTerm):
+    if isinstance(number, Term):
         return w.sizes([number])
     return w.ints(max(min(int(number), _TO_END), -_TO_END))
 
@@ -145,12 +145,7 @@ def _slice_scatter(w: Writer, c: Call) -> str:
     size = base.shape[dim]
     if source.shape == base.shape:
         return w.name(source)
-    if (
-        c["step"] != 1
-        or not isinstance(size, int)
-        or isinstance(start, BatchTerm)
-        or isinstance(end, BatchTerm)
-    ):
+    if c["step"] != 1 or not isinstance(size, int) or isinstance(start, Term) or isinstance(end, Term):
         raise operator_error(c.node, "a strided slice, or one whose ends depend on the batch, is assigned to")
     first, last, _ = slice(start, end).indices(size)
     parts = []

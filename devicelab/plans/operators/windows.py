@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from devicelab.plans.graph import BatchTerm, Value
+from devicelab.plans.graph import Term, Value
 from devicelab.plans.writer import Call, Translator, Writer, operator_error
 
 __all__ = ["TRANSLATORS"]
@@ -46,7 +46,7 @@ def _plane(w: Writer, value: Value) -> str:
     ONNX Runtime would reorder the channels of many for its pooling and resizing kernels, which takes longer
     than the pooling itself; single ones it leaves alone.
     """
-    return w.reshape(w.name(value), [BatchTerm(1, 1), 1, *value.shape[-2:]])
+    return w.reshape(w.name(value), [Term(1, 1), 1, *value.shape[-2:]])
 
 
 def _pool_attributes(c: Call) -> dict[str, Any]:
