@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from devicelab.plans.signature import Signature
 
-__all__ = ["ExportedFile", "Inspection"]
+__all__ = ["ExportedFile", "Inspection", "TableFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,23 @@ class ExportedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TableFacts:
+    """One table of a plan; sizes in bytes.
+
+    Attributes:
+        rows: How many there are in all.
+        row_bytes: What a row is in the model: what goes to a client that needs it, and comes back.
+        carried_row_bytes: What it is in memory from step to step, second buffers included.
+        data: Labels of the data whose values are row numbers.
+    """
+
+    rows: int
+    row_bytes: int
+    carried_row_bytes: int
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """A plan at a glance; sizes in bytes.
 
@@ -41,6 +58,7 @@ class Inspection:
         file_bytes: Size of the ONNX file.
         opset: Version of ONNX's operator set.
         needs_runtime: Oldest ONNX Runtime that runs it as (major, minor); None if it is newer than we know.
+        tables: Those of which a client needs no more rows than its data name.
         roles: For each role how many inputs there are and how large they are together.
         operators: How often each operator occurs, the most frequent first.
         carried_bytes: What stays in memory from step to step, second buffers included.
@@ -54,6 +72,7 @@ class Inspection:
     file_bytes: int
     opset: int
     needs_runtime: tuple[int, int] | None
+    tables: dict[str, TableFacts]
     roles: dict[str, dict[str, int]]
     operators: dict[str, int]
     carried_bytes: int

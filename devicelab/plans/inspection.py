@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 import onnx
 
-from devicelab.plans.facts import Inspection
+from devicelab.plans.facts import Inspection, TableFacts
 from devicelab.plans.reader import Plan, read_plan, read_plan_bytes
-from devicelab.plans.signature import BATCH, CARRIED, Role
+from devicelab.plans.signature import BATCH, CARRIED, Role, Signature
+from devicelab.plans.tables import open_rows
 
 __all__ = ["inspect_file", "inspect_plan"]
 
@@ -45,20 +46,29 @@ def inspect_plan(plan: Plan, *, examples: int = 32) -> Inspection:
         entry["inputs"] += 1
         entry["bytes"] += _bytes(i.dtype, i.shape, examples)
     twice = {o.replaces for o in signature.outputs if o.replaces and not o.in_place}
-    carried = sum(
-        _bytes(i.dtype, i.shape, examples) * (2 if i.name in twice else 1)
+    carried = {
+        i: _bytes(i.dtype, i.shape, examples) * (2 if i.name in twice else 1)
         for i in signature.inputs
         if i.role in CARRIED or i.role is Role.ANCHOR
-    )
+    }
     return Inspection(
         signature=signature,
+        tables={
+            name: TableFacts(
+                table.rows,
+                sum(_bytes(i.dtype, i.shape[1:], 1) for i in carried if i.name in table.parameters),
+                sum(size for i, size in carried.items() if i.rows == name) // table.rows,
+                table.data,
+            )
+            for name, table in signature.tables.items()
+        },
         file_bytes=plan.size,
         opset=plan.opset,
         needs_runtime=_oldest_runtime(plan),
         roles=roles,
         operators=dict(Counter(node.op_type for node in plan.model.graph.node).most_common()),
-        carried_bytes=carried,
-        step_bytes=_peak(plan.model, examples),
+        carried_bytes=sum(carried.values()),
+        step_bytes=_peak(plan.model, signature, examples),
         examples=examples,
         single_threaded=any(_adds(node) for node in plan.model.graph.node),
     )
@@ -81,14 +91,18 @@ def _adds(node: onnx.NodeProto) -> bool:
     return scatter and any(a.name == "reduction" and a.s == b"add" for a in node.attribute)
 
 
-def _peak(model: onnx.ModelProto, examples: int) -> int:
-    """Largest sum of live intermediates: nodes run in file order, memory is freed after its last reader."""
+def _peak(model: onnx.ModelProto, signature: Signature, examples: int) -> int:
+    """Largest sum of live intermediates, on whole tables.
+
+    Nodes run in file order, memory is freed after its last reader.
+    """
+    known = {open_rows(name): table.rows for name, table in signature.tables.items()} | {BATCH: examples}
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     for value in [*sized.graph.input, *sized.graph.output]:
         for size in value.type.tensor_type.shape.dim:
-            if size.dim_param == BATCH:
-                size.dim_value = examples
+            if size.dim_param in known:
+                size.dim_value = known[size.dim_param]
     inferred = onnx.shape_inference.infer_shapes(sized, data_prop=True)
     sizes = {value.name: _tensor_bytes(value.type.tensor_type) for value in inferred.graph.value_info}
     last = {name: n for n, node in enumerate(model.graph.node) for name in node.input}

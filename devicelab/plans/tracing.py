@@ -9,6 +9,7 @@ batch. For each table whose number of rows is open it is traced once more, with 
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ __all__ = ["trace"]
 
 _SIZES: Final = (11, 13, 17)
 _MORE_ROWS: Final = 2
+_LOGGER: Final = logging.getLogger("torch._subclasses.fake_tensor")
 _TORCH: Final = str(Path(torch.__file__).parent)
 _HERE: Final = str(Path(__file__).parent)
 _STEP: Final = str(Path(__file__).with_name("step.py"))
@@ -152,7 +154,10 @@ def _user_line() -> str | None:
 
 @contextmanager
 def _plain_operators() -> Iterator[None]:
-    """Have PyTorch choose operators that every engine knows: no fused attention, no oneDNN, no fast paths."""
+    """Have PyTorch choose operators that every engine knows: no fused attention, no oneDNN, no fast paths.
+
+    What it would write to stderr of sizes that do not fit is told by the error that follows.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     onednn = torch._C._get_mkldnn_enabled()  # its public twin warns about TF32 on Intel's graphics cards
     with ExitStack() as stack:
@@ -160,9 +165,11 @@ def _plain_operators() -> Iterator[None]:
         stack.enter_context(plain_attention())
         torch._C._set_mkldnn_enabled(False)  # noqa: FBT003 - PyTorch's signature
         torch.backends.mha.set_fastpath_enabled(False)
+        told, _LOGGER.disabled = _LOGGER.disabled, True
         try:
             yield
         finally:
+            _LOGGER.disabled = told
             torch._C._set_mkldnn_enabled(onednn)
             torch.backends.mha.set_fastpath_enabled(fastpath)
 

@@ -82,8 +82,20 @@ def inspection_view(path: Path, seen: Inspection, engines: Mapping[str, str]) ->
         "",
         plain_table(["role", "inputs", "together"], roles),
         "",
+        *_tables(seen),
         plain_table(["target", "ONNX Runtime", "runs it"], needed),
     )
+
+
+def _tables(seen: Inspection) -> list[RenderableType]:
+    """The tables of which a client needs the rows that its data name, if there are any."""
+    if not seen.tables:
+        return []
+    rows = [
+        [name, f"{facts.rows:,}", size(facts.row_bytes), size(facts.carried_row_bytes), ", ".join(facts.data)]
+        for name, facts in seen.tables.items()
+    ]
+    return [plain_table(["table", "rows", "a row", "in memory", "rows named by"], rows), ""]
 
 
 def _verdict(seen: Inspection, version: str) -> str:

@@ -42,6 +42,8 @@ def feeds_of(
     for i in plan.signature.inputs:
         if i.role is Role.DATA:
             feeds[i.name] = batch[i.label].numpy()
+        elif i.role is Role.ANCHOR:
+            feeds[i.name] = plan.traced.step.initial[i.name].numpy()
         elif i.role is Role.HYPER:
             feeds[i.name] = np.asarray(seed if i.label == "seed" else i.default, dtype=i.dtype)
     if STEP_COUNT in feeds:
@@ -55,7 +57,7 @@ def on_rows(
     """The same with nothing but some rows of each table, as a client has them."""
     part = dict(feeds)
     for i in signature.inputs:
-        if i.rows is not None:
+        if i.rows is not None and i.name in part:
             mine = rows[i.rows]
             part[i.name] = renumbered(part[i.name], mine) if i.role is Role.DATA else part[i.name][mine]
     return part
