@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from devicelab.errors import PlanError
 from devicelab.plans.aliasing import in_place_outputs
 from devicelab.plans.export import ExportedPlan
+from devicelab.plans.facts import TableFacts
 from devicelab.plans.inspection import inspect_plan
 from devicelab.plans.reader import read_plan, read_plan_bytes
 from devicelab.plans.signature import METADATA_KEY, Signature
@@ -49,6 +50,10 @@ def test_a_plan_is_read_back(export: Export, tmp_path: Path) -> None:
     assert not seen.runs_on("1.9.0")
     assert seen.operators["ScatterND"] == 4
     assert seen.carried_bytes == (943 + 1682) * 33 * 4 + 2 * 4  # tables once, the mean twice
+    assert seen.tables == {"item": TableFacts(1682, 33 * 4, 33 * 4, ("item",))}
+    assert (
+        inspect_plan(read_plan_bytes(export("mf", "adam").onnx)).tables["item"].carried_row_bytes == 6 * 33 * 4
+    )
     assert 0 < seen.step_bytes < 200_000
     assert inspect_plan(plan, examples=320).step_bytes > 5 * seen.step_bytes
 

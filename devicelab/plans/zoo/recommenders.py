@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everybody uses
 from torch import Tensor, nn
 
 from devicelab.plans.optimizers import SGD, Optimizer
-from devicelab.plans.plan import Batch, TrainingPlan
+from devicelab.plans.plan import Batch, NamedRows, TrainingPlan
 
 __all__ = ["MatrixFactorization", "MultinomialAutoencoder", "NeuMF"]
 
@@ -36,6 +38,8 @@ class _Factors(nn.Module):
 class _Interactions(TrainingPlan):
     """Plans whose examples are a user, an item and something to predict."""
 
+    item_parameters: tuple[str, ...]
+
     def __init__(
         self, *, users: int = 943, items: int = 1682, width: int = 32, optimizer: Optimizer | None = None
     ) -> None:
@@ -43,6 +47,13 @@ class _Interactions(TrainingPlan):
         self.items = items
         self.width = width
         self.optimizer = optimizer or SGD(lr=0.05)
+
+    @property
+    def tables(self) -> Mapping[str, NamedRows]:
+        """A client needs the rows of its own items, unless the optimizer shrinks all rows at each step."""
+        if self.optimizer.weight_decay:
+            return {}
+        return {"item": NamedRows(parameters=self.item_parameters, ids=("item",))}
 
     def _pairs(self, examples: int = 64) -> tuple[Tensor, Tensor, torch.Generator]:
         generator = torch.Generator().manual_seed(7)
@@ -60,6 +71,7 @@ class MatrixFactorization(_Interactions):
 
     name = "mf"
     private = ("user.*", "user_bias.*")
+    item_parameters = ("item.*", "item_bias.*")
 
     def module(self) -> nn.Module:
         """Tables of users and items, one row each, and their biases."""
@@ -124,6 +136,7 @@ class NeuMF(_Interactions):
 
     name = "neumf"
     private = ("user_*",)
+    item_parameters = ("item_*",)
 
     def module(self) -> nn.Module:
         """A product of factors and a tower of layers side by side."""
