@@ -14,6 +14,7 @@ const safetensors = @import("safetensors.zig");
 const shards = @import("shard.zig");
 const signals = @import("signals.zig");
 const stepping = @import("stepper.zig");
+const tables = @import("tables.zig");
 const values_ = @import("values.zig");
 
 const Failure = failures.Failure;
@@ -27,9 +28,10 @@ const fail = failures.fail;
 /// Measures every client's shard, writes result.json, says done.
 pub fn evaluate(arena: *Arena, job: *const Job) Failure!void {
     const allocator = arena.allocator();
-    const plan = try plans.load(allocator, job.plan, .evaluate, job.threads);
+    var plan = try plans.load(allocator, job.plan, .evaluate, job.threads);
     const file = try files.map(job.parameters.?, std.math.maxInt(u64));
     const parameters = try safetensors.parse(allocator, file, job.parameters.?);
+    const selections = try tables.select(allocator, null, &plan.signature, &parameters);
     var values = try values_.create(arena, null, &plan.signature, &parameters);
     try stepping.checkHypers(&.{&plan.signature}, job);
     var evaluation: Evaluation = try .init(arena, &plan, &values, job);
@@ -43,7 +45,7 @@ pub fn evaluate(arena: *Arena, job: *const Job) Failure!void {
         const started = messages.elapsed();
         var scratch: Arena = .{};
         defer scratch.reset();
-        var shard: Shard = try .open(&scratch, client.shard, &.{&plan.signature});
+        var shard: Shard = try .open(&scratch, client.shard, &.{&plan.signature}, selections);
         defer shard.close();
         try growOrder(allocator, &order, shard.examples);
         var kept: ?Kept = if (client.kept) |path| try .open(&scratch, path) else null;

@@ -9,8 +9,10 @@ const graph = @import("graph.zig");
 const job = @import("job.zig");
 const Arena = @import("memory.zig").Arena;
 const safetensors = @import("safetensors.zig");
+const shards = @import("shard.zig");
 const signature = @import("signature.zig");
 const sys = @import("sys.zig");
+const tables = @import("tables.zig");
 
 const input_bytes_max = 64 << 20;
 
@@ -75,7 +77,36 @@ fn read(arena: *Arena, reader: u8, input: []const u8) failures.Failure!void {
                 if (each.replaces) |replaced| std.debug.assert(replaced < parsed.inputs.len);
             }
         },
+        'r' => try readRows(arena, input),
         'g' => _ = graph.hasAddingScatter(input) catch return error.Input,
         else => unreachable,
     }
+}
+
+/// A signature's length in four bytes, the signature, and tensors: some rows of its tables, and a shard.
+fn readRows(arena: *Arena, input: []const u8) failures.Failure!void {
+    if (input.len < 4) return error.Input;
+    const rest = input[4..];
+    const length = std.mem.readInt(u32, input[0..4], .little);
+    if (length > rest.len) return error.Input;
+    var plan = try signature.parse(arena.allocator(), rest[0..length]);
+    const tensors = try safetensors.parse(arena.allocator(), rest[length..], "fuzz");
+    const selections = try tables.select(arena.allocator(), &plan, null, &tensors);
+    const shard: shards.Shard = try .check(arena, &tensors, &.{&plan}, selections);
+    for (plan.inputs) |*each| {
+        const selection = tables.find(selections, each.rows) orelse continue;
+        if (each.isTable()) {
+            std.debug.assert(each.shape.sizes[0] == selection.rows.len);
+        } else switch (each.dtype) {
+            .i64 => checkPlaces(i64, selection, tensors.bytes(tensors.find(each.label()).?), shard.source(each)),
+            .i32 => checkPlaces(i32, selection, tensors.bytes(tensors.find(each.label()).?), shard.source(each)),
+            else => unreachable,
+        }
+    }
+}
+
+fn checkPlaces(comptime T: type, selection: *const tables.Selection, numbers: []const u8, places: []const u8) void {
+    const before: []align(1) const T = @ptrCast(numbers);
+    const after: []align(1) const T = @ptrCast(places);
+    for (before, after) |number, place| std.debug.assert(selection.rows[@intCast(place)] == number);
 }

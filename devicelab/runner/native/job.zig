@@ -4,7 +4,7 @@ const std = @import("std");
 const failures = @import("failure.zig");
 const files = @import("files.zig");
 const json = @import("json.zig");
-const repeated = @import("signature.zig").repeated;
+const repeated = @import("signature_rules.zig").repeated;
 
 const Failure = failures.Failure;
 const fail = failures.fail;

@@ -67,11 +67,11 @@ fn agree(
         );
         matched[position] = true;
         const promised = &described[position];
-        const any_batch = side == .input and promised.any_batch;
+        const any_first = if (side == .input) promised.anyFirst() else promised.any_first;
         var same = actual.dtype == promised.dtype and actual.rank == promised.shape.rank;
         if (same) for (promised.shape.slice(), actual.sizes[0..actual.rank], 0..) |size, found, axis| {
             const any = found == null;
-            same = same and if (any_batch and axis == 0) any else (any or found.? == size);
+            same = same and if (any_first and axis == 0) any else (any or found.? == size);
         };
         if (!same) return fail(error.Input, "{}: graph and signature differ in the type or shape of the {} \"{}\"", .{
             path, @tagName(side), actual.name,

@@ -9,38 +9,104 @@ const ort = @import("ort.zig");
 const safetensors = @import("safetensors.zig");
 const shapePart = @import("text.zig").shapePart;
 const signatures = @import("signature.zig");
+const tables = @import("tables.zig");
 
 const Failure = failures.Failure;
 const Input = signatures.Input;
+const Selection = tables.Selection;
 const Signature = signatures.Signature;
 const Tensors = safetensors.Tensors;
 const fail = failures.fail;
 
 pub const examples_max = std.math.maxInt(u32);
 
-/// A file that is open; its tensors' names are in an arena of its own.
+/// A file that is open; its tensors' names, and what is renumbered of it, are in an arena of its own.
 pub const Shard = struct {
-    file: []const u8,
+    file: []const u8 = &.{},
     tensors: Tensors,
     examples: u32,
+    renumbered: []const Renumbered,
 
-    pub fn open(arena: *Arena, path: [:0]const u8, plans: []const *const Signature) Failure!Shard {
+    pub fn open(
+        arena: *Arena,
+        path: [:0]const u8,
+        plans: []const *const Signature,
+        selections: []const Selection,
+    ) Failure!Shard {
         const file = try files.map(path, std.math.maxInt(u64));
         errdefer files.unmap(file);
         const tensors = try safetensors.parse(arena.allocator(), file, path);
+        var shard = try check(arena, &tensors, plans, selections);
+        shard.file = file;
+        return shard;
+    }
+
+    /// A shard of tensors that are in memory already.
+    pub fn check(
+        arena: *Arena,
+        tensors: *const Tensors,
+        plans: []const *const Signature,
+        selections: []const Selection,
+    ) Failure!Shard {
         var examples: ?u32 = null;
+        var renumbered: std.ArrayList(Renumbered) = .empty;
         for (plans) |signature| {
             for (signature.inputs) |*input| {
-                if (input.role == .data) try checkTensor(&tensors, input, &examples);
+                if (input.role != .data) continue;
+                try checkTensor(tensors, input, &examples);
+                const selection = tables.find(selections, input.rows) orelse continue;
+                if (findRenumbered(renumbered.items, input) == null)
+                    try renumbered.append(arena.allocator(), try renumber(arena, tensors, input, selection));
             }
         }
-        return .{ .file = file, .tensors = tensors, .examples = examples.? };
+        return .{ .tensors = tensors.*, .examples = examples.?, .renumbered = renumbered.items };
     }
 
     pub fn close(shard: *Shard) void {
         files.unmap(shard.file);
     }
+
+    /// What a plan is fed of an input: the shard's tensor, but for rows that have other numbers in this job.
+    pub fn source(shard: *const Shard, input: *const Input) []const u8 {
+        const original = shard.tensors.bytes(shard.tensors.find(input.label()).?);
+        const places = findRenumbered(shard.renumbered, input) orelse return original;
+        std.debug.assert(places.len == original.len);
+        return places;
+    }
 };
+
+/// Numbers of rows as places among those of the table that the job has.
+const Renumbered = struct { label: []const u8, table: []const u8, bytes: []const u8 };
+
+fn findRenumbered(renumbered: []const Renumbered, input: *const Input) ?[]const u8 {
+    const table = input.rows orelse return null;
+    for (renumbered) |*each| {
+        if (std.mem.eql(u8, each.label, input.label()) and std.mem.eql(u8, each.table, table)) return each.bytes;
+    }
+    return null;
+}
+
+fn renumber(
+    arena: *Arena,
+    tensors: *const Tensors,
+    input: *const Input,
+    selection: *const Selection,
+) Failure!Renumbered {
+    const label = input.label();
+    const numbers = tensors.bytes(tensors.find(label).?);
+    const places = try arena.tensor(numbers.len);
+    const missing = switch (input.dtype) {
+        .i64 => selection.renumber(i64, @ptrCast(numbers), @ptrCast(places)),
+        .i32 => selection.renumber(i32, @ptrCast(numbers), @ptrCast(places)),
+        else => unreachable, // the signature's check
+    };
+    if (missing) |number| return fail(
+        error.Input,
+        "{}: \"{}\" holds {}, which is none of the job's {} rows of table \"{}\"",
+        .{ tensors.path, label, number, selection.rows.len, selection.table },
+    );
+    return .{ .label = label, .table = selection.table, .bytes = places };
+}
 
 fn checkTensor(tensors: *const Tensors, input: *const Input, examples: *?u32) Failure!void {
     const label = input.label();
@@ -129,7 +195,7 @@ pub const Gatherer = struct {
 
     pub fn use(gatherer: *Gatherer, shard: *const Shard) void {
         for (gatherer.slots) |*slot| {
-            slot.source = shard.tensors.bytes(shard.tensors.find(slot.input.label()).?);
+            slot.source = shard.source(slot.input);
         }
     }
 

@@ -4,7 +4,8 @@
 const std = @import("std");
 const dtypes = @import("dtype.zig");
 const failures = @import("failure.zig");
-const json = @import("json.zig");
+const Parser = @import("signature_reader.zig").Parser;
+const rules = @import("signature_rules.zig");
 
 const Dtype = dtypes.Dtype;
 const Failure = failures.Failure;
@@ -16,7 +17,8 @@ pub const bytes_max = 16 << 20;
 pub const inputs_max = 4096;
 pub const outputs_max = 4096;
 pub const name_bytes_max = 1024;
-const version = 1;
+pub const table_bytes_max = 100;
+pub const rows_prefix = "rows/"; // names of tensors that list a table's rows, so of no value
 
 pub const Kind = enum { train, evaluate };
 
@@ -45,16 +47,27 @@ pub const Input = struct {
     name: [:0]const u8,
     role: Role,
     dtype: Dtype,
-    shape: Shape, // of data with any number of examples: the first size is 0
+    shape: Shape, // of data with any number of examples: the first size is 0; of tables: the job's, once it is known
     any_batch: bool = false,
     default: ?f64 = null,
     of: ?u32 = null, // of an anchor: the index of its parameter
     range: ?[2]i64 = null,
+    rows: ?[]const u8 = null, // the table whose rows it has, or, of data, whose rows' numbers it holds
 
     /// The name without its prefix.
     pub fn label(input: *const Input) []const u8 {
         const slash = std.mem.indexOfScalar(u8, input.name, '/') orelse return input.name;
         return if (slash + 1 == input.name.len) input.name else input.name[slash + 1 ..];
+    }
+
+    /// Whether it has a row for each of a table's.
+    pub fn isTable(input: *const Input) bool {
+        return input.rows != null and input.role != .data;
+    }
+
+    /// Whether its first size is not the graph's to say.
+    pub fn anyFirst(input: *const Input) bool {
+        return input.any_batch or input.isTable();
     }
 
     /// Whether what is learned of it leaves the device: parameters, and buffers that can be averaged.
@@ -74,6 +87,7 @@ pub const Output = struct {
     shape: Shape,
     replaces: ?u32 = null, // the index of an input
     in_place: bool = false,
+    any_first: bool = false, // whether its first size is not the graph's to say
     metric: ?[]const u8 = null,
     part: ?Part = null,
 };
@@ -91,302 +105,21 @@ pub const Signature = struct {
         }
         return null;
     }
+
+    /// How many rows a table has; null if there is none of that name.
+    pub fn tableSize(signature: *const Signature, table: []const u8) ?u64 {
+        for (signature.inputs) |*input| {
+            if (input.isTable() and std.mem.eql(u8, input.rows.?, table)) return input.shape.sizes[0];
+        }
+        return null;
+    }
 };
 
 /// Parses and checks; what it returns may be relied on.
 pub fn parse(arena: std.mem.Allocator, text: []const u8) Failure!Signature {
     if (text.len > bytes_max) return fail(error.Input, "the signature is longer than {} bytes", .{bytes_max});
-    var parser: Parser = .{ .arena = arena, .reader = .init(arena, text, error.Input, "the signature") };
-    return parser.parse();
-}
-
-/// Names that refer to inputs are looked up once all are known.
-const Parser = struct {
-    arena: std.mem.Allocator,
-    reader: json.Reader,
-    result: Signature = .{},
-    anchors: std.ArrayList(Reference) = .empty,
-    replacements: std.ArrayList(Reference) = .empty,
-
-    const Reference = struct { from: u32, name: []const u8 };
-    const Field = enum { version, name, kind, batch, inputs, outputs };
-
-    fn parse(parser: *Parser) Failure!Signature {
-        const reader = &parser.reader;
-        const result = &parser.result;
-        try reader.beginObject("it");
-        var fields: json.Fields(Field) = .{ .nullable = .initOne(.batch) };
-        while (try reader.field(Field, &fields)) |field| switch (field) {
-            .version => {
-                const number = try reader.integer(u32, "version");
-                if (number != version) return reader.wrong(
-                    "version {}, this runner reads version {}",
-                    .{ number, version },
-                );
-            },
-            .name => result.name = try reader.string("name", name_bytes_max),
-            .kind => result.kind = std.meta.stringToEnum(Kind, try reader.string("kind", 16)) orelse
-                return reader.wrong("kind is neither train nor evaluate", .{}),
-            .batch => {
-                result.batch = try reader.integer(u31, "batch");
-                if (result.batch == 0) return reader.wrong("batch is 0", .{});
-            },
-            .inputs => result.inputs = try parser.list(Input, inputs_max, parseInput),
-            .outputs => result.outputs = try parser.list(Output, outputs_max, parseOutput),
-        };
-        try reader.end();
-        for ([_]Field{ .version, .name, .kind, .inputs, .outputs }) |field| {
-            if (!fields.given.contains(field)) return parser.bad("it lacks \"{}\"", .{@tagName(field)});
-        }
-        try parser.checkNames();
-        try parser.resolve();
-        try parser.checkWhole();
-        return result.*;
-    }
-
-    fn bad(parser: *const Parser, comptime format: []const u8, arguments: anytype) Failure {
-        _ = parser;
-        return fail(error.Input, "the signature: " ++ format, arguments);
-    }
-
-    fn list(
-        parser: *Parser,
-        comptime Item: type,
-        count_max: usize,
-        parseItem: fn (*Parser, index: u32) Failure!Item,
-    ) Failure![]Item {
-        const reader = &parser.reader;
-        var items: std.ArrayList(Item) = .empty;
-        try reader.beginArray("inputs or outputs");
-        while (try reader.item()) {
-            if (items.items.len == count_max) return reader.wrong("more than {} inputs or outputs", .{count_max});
-            try items.append(parser.arena, try parseItem(parser, @intCast(items.items.len)));
-        }
-        return items.items;
-    }
-
-    fn parseInput(parser: *Parser, index: u32) Failure!Input {
-        const InputField = enum { name, role, dtype, shape, default, of, range };
-        const reader = &parser.reader;
-        var input: Input = .{ .name = "", .role = .data, .dtype = .f32, .shape = .{} };
-        try reader.beginObject("an input");
-        var fields: json.Fields(InputField) = .{};
-        while (try reader.field(InputField, &fields)) |field| switch (field) {
-            .name => input.name = try parser.tensorName(),
-            .role => input.role = try parser.role(),
-            .dtype => input.dtype = try parser.dtype(),
-            .shape => input.shape = try parser.shape(&input.any_batch),
-            .default => input.default = try reader.number("default"),
-            .of => {
-                const of = try reader.string("of", name_bytes_max);
-                try parser.anchors.append(parser.arena, .{ .from = index, .name = of });
-            },
-            .range => {
-                try reader.beginArray("range");
-                const low = try reader.integer(i64, "range");
-                const high = try reader.integer(i64, "range");
-                if (try reader.item()) return reader.wrong("a range has two numbers", .{});
-                if (low > high) return reader.wrong("the range is empty", .{});
-                input.range = .{ low, high };
-            },
-        };
-        for ([_]InputField{ .name, .role, .dtype, .shape }) |field| {
-            if (!fields.given.contains(field)) return reader.wrong("an input lacks \"{}\"", .{@tagName(field)});
-        }
-        if (fields.given.contains(.of) != (input.role == .anchor)) return reader.wrong(
-            "exactly anchors say \"of\"",
-            .{},
-        );
-        try parser.checkInput(&input);
-        return input;
-    }
-
-    fn checkInput(parser: *Parser, input: *const Input) Failure!void {
-        const reader = &parser.reader;
-        const name = input.name;
-        switch (input.role) {
-            .loss, .metric => return reader.wrong("\"{}\" cannot be an input", .{name}),
-            .data => if (input.shape.rank == 0) return reader.wrong("\"{}\" has no dimension for examples", .{name}),
-            .hyper => if (input.shape.rank != 0) return reader.wrong("\"{}\" is not a single number", .{name}),
-            else => {},
-        }
-        if (input.any_batch and input.role != .data) return reader.wrong("\"{}\": only data has examples", .{name});
-        if (input.default != null and input.role != .hyper) return reader.wrong(
-            "\"{}\": only hypers have defaults",
-            .{name},
-        );
-        const whole = input.role == .data and (input.dtype == .i64 or input.dtype == .i32);
-        if (input.range != null and !whole) return reader.wrong("\"{}\": only integer data has a range", .{name});
-        if (input.role == .parameter and !input.dtype.isFloat())
-            return reader.wrong("\"{}\": parameters are floating-point numbers", .{name});
-    }
-
-    fn parseOutput(parser: *Parser, index: u32) Failure!Output {
-        const OutputField = enum { name, role, dtype, shape, replaces, in_place, metric, part };
-        const reader = &parser.reader;
-        var output: Output = .{ .name = "", .role = .loss, .dtype = .f32, .shape = .{} };
-        try reader.beginObject("an output");
-        var any_batch = false;
-        var fields: json.Fields(OutputField) = .{};
-        while (try reader.field(OutputField, &fields)) |field| switch (field) {
-            .name => output.name = try parser.tensorName(),
-            .role => output.role = try parser.role(),
-            .dtype => output.dtype = try parser.dtype(),
-            .shape => output.shape = try parser.shape(&any_batch),
-            .replaces => {
-                const replaces = try reader.string("replaces", name_bytes_max);
-                try parser.replacements.append(parser.arena, .{ .from = index, .name = replaces });
-            },
-            .in_place => output.in_place = try reader.boolean("in_place"),
-            .metric => output.metric = try reader.string("metric", name_bytes_max),
-            .part => output.part = std.meta.stringToEnum(Part, try reader.string("part", 16)) orelse
-                return reader.wrong("part is neither sum nor count", .{}),
-        };
-        for ([_]OutputField{ .name, .role, .dtype, .shape }) |field| {
-            if (!fields.given.contains(field)) return reader.wrong("an output lacks \"{}\"", .{@tagName(field)});
-        }
-        const carried = output.role.isCarried();
-        const name = output.name;
-        if (any_batch) return reader.wrong("\"{}\": only data has examples", .{name});
-        if (!carried and output.role != .loss and output.role != .metric) return reader.wrong(
-            "\"{}\" cannot be an output",
-            .{name},
-        );
-        if (carried != fields.given.contains(.replaces)) return reader.wrong(
-            "\"{}\": exactly carried values say \"replaces\"",
-            .{name},
-        );
-        if (output.in_place and !carried) return reader.wrong("\"{}\" cannot be in place", .{name});
-        if (!carried and output.shape.rank != 0) return reader.wrong("\"{}\" is not a single number", .{name});
-        if (output.role == .loss and !output.dtype.isFloat()) return reader.wrong(
-            "the loss is no floating-point number",
-            .{},
-        );
-        const metric = output.role == .metric;
-        if (metric != (output.metric != null) or metric != (output.part != null))
-            return reader.wrong("\"{}\": exactly metrics say \"metric\" and \"part\"", .{name});
-        return output;
-    }
-
-    fn tensorName(parser: *Parser) Failure![:0]const u8 {
-        const name = try parser.reader.string("name", name_bytes_max);
-        if (name.len == 0) return parser.reader.wrong("a name is empty", .{});
-        if (std.mem.indexOfScalar(u8, name, 0) != null) return parser.reader.wrong("a name has a zero byte", .{});
-        return parser.arena.dupeSentinel(u8, name, 0);
-    }
-
-    fn role(parser: *Parser) Failure!Role {
-        const name = try parser.reader.string("role", 32);
-        return std.meta.stringToEnum(Role, name) orelse parser.reader.wrong("unknown role \"{}\"", .{name});
-    }
-
-    fn dtype(parser: *Parser) Failure!Dtype {
-        const name = try parser.reader.string("dtype", 32);
-        return Dtype.fromSignature(name) orelse parser.reader.wrong("unknown element type \"{}\"", .{name});
-    }
-
-    fn shape(parser: *Parser, any_batch: *bool) Failure!Shape {
-        const reader = &parser.reader;
-        var result: Shape = .{};
-        try reader.beginArray("shape");
-        while (try reader.item()) {
-            if (result.rank == dtypes.rank_max) return reader.wrong("more than {} dimensions", .{dtypes.rank_max});
-            if (try reader.isString()) {
-                const name = try reader.string("size", 32);
-                if (result.rank > 0 or !std.mem.eql(u8, name, "batch"))
-                    return reader.wrong("only the first size may be \"batch\"", .{});
-                any_batch.* = true;
-            } else {
-                result.sizes[result.rank] = try reader.integer(u48, "a size");
-            }
-            result.rank += 1;
-        }
-        if (result.bytes(.f64) == null) return reader.wrong("a tensor is too large", .{});
-        return result;
-    }
-
-    fn checkNames(parser: *Parser) Failure!void {
-        const names = try parser.arena.alloc([]const u8, parser.result.inputs.len);
-        for (parser.result.inputs, names) |input, *name| name.* = input.name;
-        if (repeated(names)) |name| return parser.bad("input \"{}\" occurs twice", .{name});
-        const others = try parser.arena.alloc([]const u8, parser.result.outputs.len);
-        for (parser.result.outputs, others) |output, *name| name.* = output.name;
-        if (repeated(others)) |name| return parser.bad("output \"{}\" occurs twice", .{name});
-    }
-
-    fn resolve(parser: *Parser) Failure!void {
-        const inputs = parser.result.inputs;
-        for (parser.anchors.items) |reference| {
-            const anchor = &inputs[reference.from];
-            const index = parser.result.findInput(reference.name) orelse
-                return parser.bad("anchor \"{}\" belongs to no input", .{anchor.name});
-            const target = &inputs[index];
-            if (target.role != .parameter and target.role != .private)
-                return parser.bad("anchor \"{}\" belongs to what is no parameter", .{anchor.name});
-            if (anchor.dtype != target.dtype or !anchor.shape.equals(&target.shape))
-                return parser.bad("anchor \"{}\" and its parameter differ in type or shape", .{anchor.name});
-            anchor.of = index;
-        }
-        var replaced: std.DynamicBitSetUnmanaged = try .initEmpty(parser.arena, inputs.len);
-        for (parser.replacements.items) |reference| {
-            const output = &parser.result.outputs[reference.from];
-            const index = parser.result.findInput(reference.name) orelse
-                return parser.bad("output \"{}\" replaces no input", .{output.name});
-            const target = &inputs[index];
-            if (output.role != target.role or output.dtype != target.dtype or !output.shape.equals(&target.shape))
-                return parser.bad("output \"{}\" and what it replaces differ in role, type or shape", .{output.name});
-            if (replaced.isSet(index)) return parser.bad("input \"{}\" is replaced twice", .{target.name});
-            replaced.set(index);
-            output.replaces = index;
-        }
-    }
-
-    fn checkWhole(parser: *Parser) Failure!void {
-        const result = &parser.result;
-        if (result.name.len == 0) return parser.bad("the plan has no name", .{});
-        var data: usize = 0;
-        for (result.inputs) |*input| {
-            if (input.role != .data) continue;
-            data += 1;
-            if (result.batch) |batch| {
-                if (input.any_batch or input.shape.sizes[0] != batch)
-                    return parser.bad("data \"{}\" does not hold the plan's {} examples", .{ input.name, batch });
-            } else if (!input.any_batch) {
-                return parser.bad("data \"{}\": its first size must be \"batch\"", .{input.name});
-            }
-        }
-        if (data == 0) return parser.bad("the plan has no data", .{});
-        var losses: usize = 0;
-        var replacing: usize = 0;
-        for (result.outputs) |*output| {
-            if (output.role == .loss) losses += 1;
-            if (output.replaces != null) replacing += 1;
-            if (output.metric) |name| try parser.checkMetric(output, name);
-        }
-        if (result.kind == .train and losses != 1) return parser.bad("a training plan has exactly one loss", .{});
-        if (result.kind == .train and replacing == 0) return parser.bad("a training plan replaces something", .{});
-    }
-
-    fn checkMetric(parser: *Parser, output: *const Output, name: []const u8) Failure!void {
-        var twins: usize = 0;
-        for (parser.result.outputs) |*other| {
-            const same = other.metric != null and std.mem.eql(u8, other.metric.?, name);
-            if (same and other.part.? != output.part.?) twins += 1;
-            if (same and other.part.? == output.part.? and other != output) twins += 2;
-        }
-        if (twins != 1) return parser.bad("metric \"{}\" has not one sum and one count", .{name});
-    }
-};
-
-/// A name that occurs twice; sorts the names.
-pub fn repeated(names: [][]const u8) ?[]const u8 {
-    std.sort.heap([]const u8, names, {}, before);
-    for (names[@min(1, names.len)..], 0..) |name, i| {
-        if (std.mem.eql(u8, name, names[i])) return name;
-    }
-    return null;
-}
-
-fn before(_: void, a: []const u8, b: []const u8) bool {
-    return std.mem.order(u8, a, b) == .lt;
+    var parser: Parser = .init(arena, text);
+    const signature = try parser.parse();
+    try rules.check(&signature);
+    return signature;
 }

@@ -17,6 +17,7 @@ const signals = @import("signals.zig");
 const Signature = @import("signature.zig").Signature;
 const stepping = @import("stepper.zig");
 const sys = @import("sys.zig");
+const tables = @import("tables.zig");
 const updates = @import("update.zig");
 const values_ = @import("values.zig");
 
@@ -30,18 +31,21 @@ const fail = failures.fail;
 
 /// Trains, writes update.safetensors and result.json, says done.
 pub fn train(arena: *Arena, job: *const Job) Failure!void {
-    const plan = try plans.load(arena.allocator(), job.plan, .train, job.threads);
-    const evaluation_plan: ?plans.Plan = if (job.evaluation) |path|
+    var plan = try plans.load(arena.allocator(), job.plan, .train, job.threads);
+    var evaluation_plan: ?plans.Plan = if (job.evaluation) |path|
         try plans.load(arena.allocator(), path, .evaluate, job.threads)
     else
         null;
     const file = try files.map(job.parameters.?, std.math.maxInt(u64));
     const parameters = try safetensors.parse(arena.allocator(), file, job.parameters.?);
     const evaluation_signature = if (evaluation_plan) |*loaded| &loaded.signature else null;
+    const selections = try tables.select(arena.allocator(), &plan.signature, evaluation_signature, &parameters);
+    if (selections.len > 0 and job.state == .keep)
+        return fail(error.Job, "state cannot be kept of some rows of table \"{}\"", .{selections[0].table});
     var values = try values_.create(arena, &plan.signature, evaluation_signature, &parameters);
     var evaluation: ?Evaluation = if (evaluation_plan) |*loaded| try measuring(arena, loaded, &values, job) else null;
     const update = try arena.allocator().create(updates.Update);
-    var trainer: Trainer = try .init(arena, job, &plan, &values, if (evaluation) |*e| e else null, update);
+    var trainer: Trainer = try .init(arena, job, &plan, selections, &values, if (evaluation) |*e| e else null, update);
     try update.init(arena, &values, job.combine, job.clip_norm, job.clients.len);
     errdefer update.writer.abandon();
     try trainer.all();
@@ -59,6 +63,7 @@ const Trainer = struct {
     job: *const Job,
     plan: *const plans.Plan,
     signatures: []const *const Signature,
+    selections: []const tables.Selection,
     values: *values_.Values,
     stepper: Stepper,
     evaluation: ?*Evaluation,
@@ -75,6 +80,7 @@ const Trainer = struct {
         arena: *Arena,
         job: *const Job,
         plan: *const plans.Plan,
+        selections: []const tables.Selection,
         values: *values_.Values,
         evaluation: ?*Evaluation,
         update: *updates.Update,
@@ -90,6 +96,7 @@ const Trainer = struct {
             .job = job,
             .plan = plan,
             .signatures = signatures.items,
+            .selections = selections,
             .values = values,
             .stepper = try .init(arena, plan, values, job),
             .evaluation = evaluation,
@@ -142,7 +149,7 @@ const Trainer = struct {
         messages.beginClient(client.id, index, trainer.job.clients.len);
         var scratch: Arena = .{};
         defer scratch.reset();
-        var shard: shards.Shard = try .open(&scratch, client.shard, trainer.signatures);
+        var shard: shards.Shard = try .open(&scratch, client.shard, trainer.signatures, trainer.selections);
         defer shard.close();
         try trainer.restore(&scratch, client);
         try evaluations.growOrder(trainer.arena.allocator(), &trainer.order, shard.examples);
