@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from devicelab.errors import ConfigError, DataError
 from devicelab.plans.eager import EagerTrainer, evaluate_eagerly
-from devicelab.plans.signature import Role, Signature
+from devicelab.plans.signature import Input, Role, Signature
 from devicelab.plans.step import Step
-from devicelab.runner.job import Client, Job
+from devicelab.plans.tables import renumbered
+from devicelab.runner.job import ROWS_PREFIX, Client, Job
 from devicelab.runner.shuffle import batches
 
 __all__ = ["LocalTraining", "TrainedClient", "train_locally"]
@@ -84,13 +86,21 @@ def train_locally(
         step: The training step that the plan was made from.
         signature: The plan's.
         job: What to do; its paths play no part.
-        parameters: The global values by input name, and first values of private inputs.
+        parameters: The global values by input name, and first values of private inputs; where they list rows of
+            a table, the table has these rows only, and so has its delta.
         shards: Data by client and label, first dimension = examples.
         kept: What clients have kept, by client and input name.
         evaluation: The evaluation step, if the losses before and after are wanted.
         dtype: float32, or float64 to know what rounding alone does to the numbers.
+
+    Raises:
+        ConfigError: The job keeps state where there are only some rows of a table.
+        DataError: The rows of a table, or the numbers of rows in a shard, are not as they must be.
     """
-    local = _Local(step, signature, job, parameters, evaluation, dtype)
+    rows = _rows(signature, parameters)
+    if rows and job.state == "keep":
+        raise ConfigError(f"job {job.job}: state cannot be kept of some rows of table {next(iter(rows))!r}")
+    local = _Local(step, signature, job, _whole(signature, parameters, rows), rows, evaluation, dtype)
     clients = [
         local.train(each, shards[each.client], (kept or {}).get(each.client, {})) for each in job.clients
     ]
@@ -108,11 +118,13 @@ class _Local:
     step: Step
     signature: Signature
     job: Job
-    parameters: Arrays
+    parameters: Arrays  # whole tables: what is not in a job makes no difference to what is
+    rows: Arrays  # by table
     evaluation: Step | None
     dtype: torch.dtype
 
     def train(self, client: Client, shard: Arrays, kept: Arrays) -> TrainedClient:
+        self._check_numbers(client, shard)
         data = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in shard.items()}
         examples = len(next(iter(shard.values())))
         trainer = EagerTrainer(self.step, dtype=self.dtype)
@@ -146,10 +158,22 @@ class _Local:
             loss_after=_mean_loss(self.evaluation, trainer, data),
         )
 
+    def _check_numbers(self, client: Client, shard: Arrays) -> None:
+        """Refuse a shard that names rows which the job has not."""
+        for i in self.signature.with_role(Role.DATA):
+            if (rows := _rows_of(i, self.rows)) is not None:
+                try:
+                    renumbered(shard[i.label], rows)
+                except ValueError as error:
+                    raise DataError(f"client {client.client}: {i.label!r}: {error}") from error
+
     def _delta(self, first: Arrays, last: Arrays) -> tuple[dict[str, Array], float]:
         """What a client hands back, and its norm before it was scaled down."""
         shared = self.signature.with_role(Role.PARAMETER, Role.BUFFER)
         delta = {i.name: last[i.name] - first[i.name] for i in shared if i.dtype.startswith("float")}
+        for i in shared:
+            if (rows := _rows_of(i, self.rows)) is not None:
+                delta[i.name] = delta[i.name][rows]
         norm = math.sqrt(sum(float(np.square(each.astype(np.float64)).sum()) for each in delta.values()))
         if self.job.clip_norm is not None and norm > self.job.clip_norm:
             scale = self.job.clip_norm / norm
@@ -177,3 +201,41 @@ def _weighted_sum(clients: Sequence[TrainedClient]) -> dict[str, Array]:
             total += each.weight * each.delta[name].astype(np.float64)
         update[name] = total.astype(like.dtype)
     return update
+
+
+def _rows(signature: Signature, parameters: Arrays) -> dict[str, Array]:
+    """The rows that there are, by the tables of which there are not all."""
+    found = {
+        name.removeprefix(ROWS_PREFIX): array
+        for name, array in parameters.items()
+        if name.startswith(ROWS_PREFIX)
+    }
+    for table, rows in found.items():
+        if table not in signature.tables:
+            raise DataError(f"the plan has no table {table!r}")
+        listed = rows.dtype == np.int64 and rows.ndim == 1 and len(rows) > 0
+        inside = listed and rows[0] >= 0 and rows[-1] < signature.tables[table].rows
+        if not (inside and (rows[1:] > rows[:-1]).all()):
+            raise DataError(f"{ROWS_PREFIX}{table} is no ascending list of the table's rows")
+    return found
+
+
+def _whole(signature: Signature, parameters: Arrays, rows: Arrays) -> dict[str, Array]:
+    """The parameters with whole tables, which are zero where there is no row."""
+    values = {name: array for name, array in parameters.items() if not name.startswith(ROWS_PREFIX)}
+    for i in signature.inputs:
+        if i.rows is None or i.name not in values:
+            continue
+        some, listed = values[i.name], rows.get(i.rows)
+        if some.shape != (i.shape if listed is None else (len(listed), *i.shape[1:])):
+            raise DataError(f"{i.name!r} has the shape {list(some.shape)}, which is not that of its rows")
+        if listed is None:
+            continue
+        values[i.name] = np.zeros([int(size) for size in i.shape], some.dtype)
+        values[i.name][listed] = some
+    return values
+
+
+def _rows_of(i: Input, rows: Arrays) -> Array | None:
+    """The rows of an input's table; None if all are there, or it belongs to none."""
+    return None if i.rows is None else rows.get(i.rows)

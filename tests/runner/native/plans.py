@@ -94,6 +94,22 @@ class Table(TrainingPlan):
         return {"item": torch.arange(50), "rating": torch.linspace(1, 5, 50)}
 
 
+class Baskets(Table):
+    """One whose examples are three items, as numbers of 32 bits; takes 16 at a time."""
+
+    name = "baskets"
+    fixed_batch = True
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        error: Tensor = (model(batch["item"].long()).sum((1, 2)) - batch["rating"]).square().mean()
+        return error
+
+    def example_batch(self) -> dict[str, Tensor]:
+        items = torch.arange(48, dtype=torch.int32).reshape(16, 3)
+        items[0, 0] = 49
+        return {"item": items, "rating": torch.linspace(1, 5, 16)}
+
+
 class LargeTable(Table):
     """One of 16 MB."""
 
