@@ -12,19 +12,39 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from devicelab.errors import PlanError
 from devicelab.files import cache_dir
-from devicelab.plans.signature import Signature
+from devicelab.plans.signature import BATCH, Input, Output, Role, Signature
 from devicelab.runner.native import build
 from tests.runner.native.bench import Exported
 from tests.runner.native.mutations import mutants
 from tests.runner.native.plans import PLANS
+from tests.runner.native.tables import with_rows
 
 Export = Callable[..., Exported]
 MEGABYTES = 160  # address space of the process, its program and stack included
 ACCEPTED, JOB, INPUT, MEMORY = 0, 65, 66, 71
+
+SOME_ROWS = Signature(
+    "rows",
+    "train",
+    (
+        Input("param/table", Role.PARAMETER, "float32", (10, 2), rows="item"),
+        Input("state/m", Role.STATE, "float32", (10, 2), rows="item"),
+        Input("anchor/table", Role.ANCHOR, "float32", (10, 2), of="param/table", rows="item"),
+        Input("data/items", Role.DATA, "int32", (BATCH, 3), range=(0, 9), rows="item"),
+        Input("data/more", Role.DATA, "int64", (BATCH,), rows="item"),
+    ),
+    (
+        Output("loss", Role.LOSS, "float32", ()),
+        Output("new/table", Role.PARAMETER, "float32", (10, 2), replaces="param/table", in_place=True),
+        Output("new/m", Role.STATE, "float32", (10, 2), replaces="state/m"),
+    ),
+)
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +63,10 @@ def verdicts(harness: Path, reader: str, inputs: Sequence[bytes]) -> bytes:
     return said
 
 
-def fuzz(harness: Path, reader: str, seeds: Sequence[bytes], count: int) -> list[bytes]:
-    """The damaged inputs that were accepted."""
-    assert set(verdicts(harness, reader, seeds)) == {ACCEPTED}
-    inputs = list(mutants(seeds, count, seed=len(reader) + count))
+def fuzz(harness: Path, reader: str, seeds: Sequence[bytes], count: int, *, before: bytes = b"") -> list[bytes]:
+    """The damaged inputs that were accepted; what is before each is whole."""
+    assert set(verdicts(harness, reader, [before + seed for seed in seeds])) == {ACCEPTED}
+    inputs = [before + each for each in mutants(seeds, count, seed=len(reader) + count)]
     said = verdicts(harness, reader, inputs)
     assert set(said) <= {ACCEPTED, JOB if reader == "j" else INPUT, MEMORY}
     accepted = [each for each, verdict in zip(inputs, said, strict=True) if verdict == ACCEPTED]
@@ -107,18 +127,72 @@ def test_tensors(harness: Path) -> None:
 
 def test_signatures(harness: Path, exported: Export) -> None:
     plans = [exported(name) for name in PLANS] + [exported("line", "evaluate")]
+    plans += [with_rows(exported("mf")), with_rows(exported("table"), "weight")]
     for each in fuzz(harness, "s", [plan.signature.to_json().encode() for plan in plans], 8000):
         Signature.from_json(each.decode())  # by whose rules the runner goes
 
 
 def test_what_the_signatures_rules_refuse_is_refused(harness: Path, exported: Export) -> None:
-    seeds = [exported(name).signature.to_json().encode() for name in ("near", "table")]
-    inputs = list(mutants(seeds, 1500, seed=1))
+    plans = [exported("near"), exported("table"), with_rows(exported("table"), "weight")]
+    seeds = [*(plan.signature.to_json().encode() for plan in plans), SOME_ROWS.to_json().encode()]
+    inputs = list(mutants(seeds, 2500, seed=1))
     for each, verdict in zip(inputs, verdicts(harness, "s", inputs), strict=True):
         try:
             Signature.from_json(each.decode())
         except (PlanError, UnicodeDecodeError):
             assert verdict != ACCEPTED, each
+
+
+def signature_first() -> bytes:
+    """What the harness has before some rows of a table and a shard in one file."""
+    signature = SOME_ROWS.to_json().encode()
+    return struct.pack("<I", len(signature)) + signature
+
+
+def test_some_rows(harness: Path) -> None:
+    table = np.ones((3, 2), np.float32)
+    numbers = np.array([[9, 2, 2], [5, 9, 5]], np.int32)
+    good: dict[str, Any] = {
+        "param/table": table,
+        "rows/item": np.array([2, 5, 9]),
+        "items": numbers,
+        "more": np.array([2, 9]),
+    }
+    whole = {"param/table": np.ones((10, 2), np.float32), "items": numbers, "more": np.array([0, 1])}
+    fuzz(
+        harness, "r", [save(good), save(good | {"state/m": table}), save(whole)], 9000, before=signature_first()
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(-1, 10), max_size=5) | st.sets(st.integers(0, 9), min_size=1).map(sorted),
+            st.lists(st.integers(0, 9), min_size=3, max_size=9),
+            st.integers(-1, 1) | st.just(0),
+        ),
+        min_size=1,
+        max_size=60,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_rows_are_renumbered_or_refused(harness: Path, cases: list[tuple[list[int], list[int], int]]) -> None:
+    """The harness itself looks whether each place is that of its row."""
+    inputs, expected = [], []
+    for rows, numbers, more in cases:
+        examples = len(numbers) // 3
+        items = np.array(numbers[: 3 * examples], np.int32).reshape(examples, 3)
+        arrays: dict[str, Any] = {
+            "param/table": np.ones((max(0, len(rows) + more), 2), np.float32),
+            "rows/item": np.array(rows, np.int64),
+            "items": items,
+            "more": np.resize(np.array(rows[-1:] or [0], np.int64), examples),
+        }
+        ascending = len(rows) > 0 and rows == sorted(set(rows)) and rows[0] >= 0 and rows[-1] < 10
+        good = ascending and more == 0 and set(items.ravel().tolist()) <= set(rows)
+        inputs.append(signature_first() + save(arrays))
+        expected.append(ACCEPTED if good else INPUT)
+    assert verdicts(harness, "r", inputs) == bytes(expected)
 
 
 def test_graphs(harness: Path, exported: Export) -> None:
