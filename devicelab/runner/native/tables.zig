@@ -65,14 +65,16 @@ pub fn select(
     var selections: std.ArrayList(Selection) = .empty;
     for (parameters.sorted) |*tensor| {
         if (!std.mem.startsWith(u8, tensor.name, prefix)) continue;
-        if (selections.items.len == signatures.inputs_max) // tables that no plan has room for
-            return fail(error.Input, "{}: it has rows of more than {} tables", .{ parameters.path, signatures.inputs_max });
         const table = tensor.name[prefix.len..];
-        const size = try wholeSize(training, evaluation, table) orelse
-            return fail(error.Input, "{}: \"{}\": the plan has no table \"{}\"", .{ parameters.path, tensor.name, table });
+        const size = try wholeSize(training, evaluation, table) orelse return fail(
+            error.Input,
+            "{}: \"{}\": the plan has no table \"{}\"",
+            .{ parameters.path, tensor.name, table },
+        );
         try selections.append(arena, .{ .table = table, .rows = try checkedRows(parameters, tensor, size) });
     }
     if (selections.items.len == 0) return &.{};
+    assert(selections.items.len <= signatures.inputs_max); // two plans, and of a table at least two inputs
     if (training) |plan| if (evaluation) |twin| try checkTwins(plan, twin, selections.items);
     for ([_]?*Signature{ training, evaluation }) |plan| {
         if (plan) |signature| try narrow(signature, selections.items, parameters);
