@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own custom
 
 from devicelab.plans.optimizers import SGD, Adam, Optimizer
-from devicelab.plans.plan import Batch, TrainingPlan
+from devicelab.plans.plan import Batch, NamedRows, TrainingPlan
+from devicelab.plans.zoo import MatrixFactorization
 
 Array = np.ndarray[Any, Any]
 
@@ -99,6 +100,7 @@ class Baskets(Table):
 
     name = "baskets"
     fixed_batch = True
+    tables: ClassVar[Mapping[str, NamedRows]] = {"item": NamedRows(("weight",), ids=("item",))}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         error: Tensor = (model(batch["item"].long()).sum((1, 2)) - batch["rating"]).square().mean()
@@ -111,11 +113,29 @@ class Baskets(Table):
 
 
 class LargeTable(Table):
-    """One of 16 MB."""
+    """One of 16 MB, of which a client may have some rows."""
+
+    tables: ClassVar[Mapping[str, NamedRows]] = {"item": NamedRows(("weight",), ids=("item",))}
 
     def module(self) -> nn.Module:
         torch.manual_seed(5)
         return nn.Embedding(1_000_000, 4)
+
+
+class Ratings(MatrixFactorization):
+    """Of 211 items, of which a client may have some rows."""
+
+    tables: ClassVar[Mapping[str, NamedRows]] = {"item": NamedRows(("item.*", "item_bias.*"), ids=("item",))}
+
+    def __init__(self, optimizer: Optimizer, proximal: float | None = None) -> None:
+        super().__init__(users=5, items=211, width=8, optimizer=optimizer)
+        self.proximal = proximal
+
+
+class WholeRatings(Ratings):
+    """The same without a table."""
+
+    tables: ClassVar[Mapping[str, NamedRows]] = {}
 
 
 PLANS: dict[str, Callable[[], TrainingPlan]] = {

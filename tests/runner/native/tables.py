@@ -1,16 +1,12 @@
-"""Plans that train some rows of a table, and jobs for them beside the same jobs with whole tables."""
+"""Jobs that have some rows of a table, made of jobs that have the whole table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
 
-from devicelab.plans.signature import METADATA_KEY, Role
 from devicelab.plans.tables import row_numbers
 from devicelab.runner.job import ROWS_PREFIX
 from tests.runner.native.bench import Bench, Exported
@@ -18,43 +14,6 @@ from tests.runner.native.bench import Bench, Exported
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 TABLE = "item"
-
-
-def with_rows(plan: Exported, *words: str) -> Exported:
-    """A plan whose inputs with the table's name, or another of these words, in theirs are the table."""
-    inputs = tuple(
-        replace(i, rows=TABLE) if any(word in i.name for word in (TABLE, *words)) else i
-        for i in plan.signature.inputs
-    )
-    signature = replace(plan.signature, inputs=inputs)
-    model = onnx.load_model_from_string(plan.content)
-    whole = {i.name: i.shape for i in inputs if i.rows and i.role is not Role.DATA}
-    for value in [*model.graph.input, *model.graph.output]:
-        if value.name in whole or signature.replacements.get(value.name) in whole:
-            value.type.tensor_type.shape.dim[0].dim_param = f"rows.{TABLE}"
-    _open_constants(model, {shape: name for name, shape in whole.items()})
-    helper.set_model_props(model, {METADATA_KEY: signature.to_json()})
-    return replace(plan, content=model.SerializeToString(deterministic=True), signature=signature)
-
-
-def _open_constants(model: onnx.ModelProto, tables: Mapping[tuple[int | str, ...], str]) -> None:
-    """Make what has a whole table's shape in the graph as long as the table that is fed."""
-    made = []
-    for constant in list(model.graph.initializer):
-        array = numpy_helper.to_array(constant)
-        shape, shaped = f"{constant.name}.shape", tables.get(array.shape)
-        if array.dtype == np.int64 and (sized := tables.get(tuple(array.ravel().tolist()))):
-            made.append(helper.make_node("Shape", [sized], [constant.name]))
-        elif shaped and not array.any():
-            zero = numpy_helper.from_array(np.zeros(1, array.dtype))
-            made.append(helper.make_node("Shape", [shaped], [shape]))
-            made.append(helper.make_node("ConstantOfShape", [shape], [constant.name], value=zero))
-        else:
-            continue
-        model.graph.initializer.remove(constant)
-    nodes = [*made, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def rows_of(shards: Sequence[Arrays], *more: int) -> Array:

@@ -18,12 +18,12 @@ from safetensors.numpy import save
 
 from devicelab.errors import PlanError
 from devicelab.files import cache_dir
+from devicelab.plans.optimizers import Adam
 from devicelab.plans.signature import BATCH, Input, Output, Role, Signature
 from devicelab.runner.native import build
-from tests.runner.native.bench import Exported
+from tests.runner.native.bench import Exported, export
 from tests.runner.native.mutations import mutants
-from tests.runner.native.plans import PLANS
-from tests.runner.native.tables import with_rows
+from tests.runner.native.plans import PLANS, Baskets, Ratings
 
 Export = Callable[..., Exported]
 MEGABYTES = 160  # address space of the process, its program and stack included
@@ -127,13 +127,13 @@ def test_tensors(harness: Path) -> None:
 
 def test_signatures(harness: Path, exported: Export) -> None:
     plans = [exported(name) for name in PLANS] + [exported("line", "evaluate")]
-    plans += [with_rows(exported("mf")), with_rows(exported("table"), "weight")]
+    plans += [export(Ratings(Adam(lr=0.01))), export(Baskets())]
     for each in fuzz(harness, "s", [plan.signature.to_json().encode() for plan in plans], 8000):
         Signature.from_json(each.decode())  # by whose rules the runner goes
 
 
 def test_what_the_signatures_rules_refuse_is_refused(harness: Path, exported: Export) -> None:
-    plans = [exported("near"), exported("table"), with_rows(exported("table"), "weight")]
+    plans = [exported("near"), exported("table"), export(Baskets())]
     seeds = [*(plan.signature.to_json().encode() for plan in plans), SOME_ROWS.to_json().encode()]
     inputs = list(mutants(seeds, 2500, seed=1))
     for each, verdict in zip(inputs, verdicts(harness, "s", inputs), strict=True):

@@ -11,13 +11,11 @@ import pytest
 
 from devicelab.errors import ConfigError, DataError
 from devicelab.plans.optimizers import SGD, Adam, Optimizer
-from devicelab.plans.plan import TrainingPlan
 from devicelab.plans.signature import Kind
-from devicelab.plans.zoo import MatrixFactorization
 from devicelab.runner.messages import EvaluateResult, Progress
 from tests.runner.native.bench import Bench, Exported, export
-from tests.runner.native.plans import Baskets, LargeTable, shard
-from tests.runner.native.tables import Arrays, cut, rows_of, some_rows, with_rows
+from tests.runner.native.plans import Baskets, LargeTable, Ratings, WholeRatings, shard
+from tests.runner.native.tables import Arrays, cut, rows_of, some_rows
 
 ITEMS = 211
 _SGD = SGD(lr=0.5)
@@ -25,14 +23,12 @@ _SGD = SGD(lr=0.5)
 
 @cache
 def factors(optimizer: Optimizer = _SGD, kind: Kind = "train", proximal: float | None = None) -> Exported:
-    plan: TrainingPlan = MatrixFactorization(users=5, items=ITEMS, width=8, optimizer=optimizer)
-    plan.proximal = proximal
-    return with_rows(export(plan, kind))
+    return export(Ratings(optimizer, proximal), kind)
 
 
 @cache
 def baskets() -> Exported:
-    return with_rows(export(Baskets()), "weight")
+    return export(Baskets())
 
 
 def ratings(*sizes: int) -> list[Arrays]:
@@ -164,7 +160,7 @@ def test_evaluation(bench: Bench) -> None:
 
 def test_an_evaluation_plan_that_needs_the_whole_table(bench: Bench) -> None:
     plan, shards = factors(), ratings(30)
-    evaluation = export(plan.traced.step.plan, "evaluate")
+    evaluation = export(WholeRatings(_SGD), "evaluate")
     job = bench.plan(plan, *shards) | {"evaluation": bench.write("evaluation.onnx", evaluation.content)}
     assert bench.train(job).clients[0].loss_before is not None  # with whole tables there is nothing wrong
     bench.forget()
@@ -244,7 +240,7 @@ def test_state_is_not_kept_of_some_rows(bench: Bench) -> None:
 
 def test_a_graph_that_fixes_the_rows(bench: Bench) -> None:
     plan = factors()
-    fixed = export(plan.traced.step.plan)
+    fixed = export(WholeRatings(_SGD))
     import onnx
 
     model = onnx.load_model_from_string(fixed.content)
@@ -256,7 +252,7 @@ def test_a_graph_that_fixes_the_rows(bench: Bench) -> None:
 
 
 def test_rows_cost_what_they_are(bench: Bench) -> None:
-    plan = with_rows(export(LargeTable()), "weight")
+    plan = export(LargeTable())
     data = shard(LargeTable(), 20)
     job = bench.plan(plan, data)
     whole = bench.train(job)
