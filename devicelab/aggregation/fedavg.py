@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from devicelab.aggregation.chunks import CHUNK, flat, spans
 from devicelab.aggregation.rule import Admission, finite_result
-from devicelab.aggregation.update import ClientUpdate, PartialSum, Tensors
+from devicelab.aggregation.update import ClientUpdate, PartialSum, Rows, Tensors
 from devicelab.errors import RoundError
 
 __all__ = ["FedAvg"]
@@ -19,7 +20,8 @@ class FedAvg:
     """Σ weight · delta / Σ weight (McMahan et al. 2017, "Communication-efficient learning of deep networks …").
 
     The sum is kept in double precision: the memory of two models of float32, however many updates there are. An
-    update is let go of as soon as it is added.
+    update is let go of as soon as it is added. One that holds only some rows of a table is added to these rows,
+    and costs what they cost; to all others it adds nothing, as a client does that has left them as they were.
 
     The product of a float32 with a whole weight below 2^29 is exact in double precision, and a thousand
     additions lose less than a millionth of what the one rounding to float32 at the end does. So the order of
@@ -44,28 +46,44 @@ class FedAvg:
 
     def add(self, update: ClientUpdate) -> None:
         """Add one client's update; see :meth:`~devicelab.aggregation.rule.Rule.add`."""
-        self._admission.check(update.delta, (update.client,), update.device)
-        self._add(update.delta, update.weight)
+        self._admission.check(update.delta, (update.client,), update.device, update.rows)
+        self._add(update.delta, update.weight, update.rows)
         self._weight += update.weight
 
     def add_sum(self, part: PartialSum) -> None:
         """Add a device's sum; see :meth:`~devicelab.aggregation.rule.Rule.add_sum`."""
-        self._admission.check(part.total, part.clients, part.device)
-        self._add(part.total, 1.0)
+        self._admission.check(part.total, part.clients, part.device, part.rows)
+        self._add(part.total, 1.0, part.rows)
         self._weight += part.weight
 
-    def _add(self, tensors: Tensors, factor: float) -> None:
+    def _add(self, tensors: Tensors, factor: float, rows: Mapping[str, Rows]) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
             for name, tensor in tensors.items():
-                total = self._sums.get(name)
-                if total is None:
-                    total = self._sums[name] = np.zeros(tensor.size)
-                numbers = flat(tensor)
+                if name in rows:
+                    self._scatter(name, tensor, factor, rows[name])
+                    continue
+                total, numbers = self._total(name, tensor.size), flat(tensor)
                 for span in spans(numbers.size):
                     product = self._product[: span.stop - span.start]
                     np.copyto(product, numbers[span])
                     np.multiply(product, factor, out=product)
                     np.add(total[span], product, out=total[span])
+
+    def _scatter(self, name: str, tensor: NDArray[Any], factor: float, rows: Rows) -> None:
+        """Add some rows of a table to the whole table's sum; each of them occurs once."""
+        width = tensor.size // len(tensor)
+        table = self._total(name, rows.of * width).reshape(rows.of, width)
+        numbers = tensor.reshape(len(tensor), width)
+        for span in spans(len(tensor), max(1, CHUNK // max(1, width))):
+            product = numbers[span].astype(np.float64)
+            np.multiply(product, factor, out=product)
+            table[rows.numbers[span]] += product
+
+    def _total(self, name: str, size: int) -> NDArray[np.float64]:
+        total = self._sums.get(name)
+        if total is None:
+            total = self._sums[name] = np.zeros(size)
+        return total
 
     def result(self) -> dict[str, NDArray[Any]]:
         """The weighted mean; see :meth:`~devicelab.aggregation.rule.Rule.result`."""

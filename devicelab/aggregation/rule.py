@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from devicelab.aggregation.update import (
     ClientUpdate,
     Layout,
     PartialSum,
+    Rows,
     Tensors,
     check_finite,
     check_layout,
@@ -48,6 +50,7 @@ class Rule(Protocol):
         Raises:
             UpdateError: It does not fit those before it, or the client has been counted already; it is not
                 taken in.
+            ConfigError: It is only some rows of a table, and the rule needs all of them.
         """
 
     def add_sum(self, part: PartialSum) -> None:
@@ -73,8 +76,10 @@ class Admission:
         self.layout: Layout | None = None
         self._clients: set[str] = set()
 
-    def check(self, tensors: Tensors, clients: tuple[str, ...], device: str) -> None:
-        """Refuse or remember.
+    def check(
+        self, tensors: Tensors, clients: tuple[str, ...], device: str, rows: Mapping[str, Rows] | None = None
+    ) -> None:
+        """Refuse or remember. Of some rows of a table the whole table is remembered.
 
         Raises:
             UpdateError: Other tensors, types or shapes than the first update had, or a client for a second
@@ -84,9 +89,9 @@ class Admission:
             if client in self._clients:
                 raise UpdateError(f"client {client} has been counted already", device=device)
         if self.layout is None:
-            self.layout = layout_of(tensors)
+            self.layout = layout_of(tensors, rows)
         else:
-            check_layout(tensors, self.layout, device=device)
+            check_layout(tensors, self.layout, device=device, rows=rows)
         self._clients.update(clients)
 
 
@@ -113,6 +118,11 @@ class KeepingRule(ABC):
 
     def add(self, update: ClientUpdate) -> None:
         """Take in one client's update; see :meth:`Rule.add`. NaN or infinity in it is an UpdateError here."""
+        if update.rows:
+            raise ConfigError(
+                f"{self.name} compares whole tables, and client {update.client} sent some of the rows",
+                hint="leave round.subtables out",
+            )
         check_finite(update.delta, device=update.device)
         self._admission.check(update.delta, (update.client,), update.device)
         self._updates.append(update)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from devicelab.aggregation.chunks import finite
 from devicelab.errors import UpdateError
 
-__all__ = ["ClientUpdate", "Layout", "PartialSum", "Tensors", "check_finite", "check_layout", "layout_of"]
+__all__ = [
+    "ClientUpdate",
+    "Layout",
+    "PartialSum",
+    "Rows",
+    "Tensors",
+    "check_finite",
+    "check_layout",
+    "layout_of",
+]
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -32,6 +41,29 @@ Layout = Mapping[str, Spec]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Which rows of a table a tensor holds; every other row of the table is as it was.
+
+    Attributes:
+        numbers: Their numbers in the table, int64, shape (rows of the tensor,), strictly ascending.
+        of: How many rows the whole table has.
+
+    Raises:
+        ValueError: On construction: these are no rows of such a table, or they are not in order.
+    """
+
+    numbers: NDArray[np.int64]
+    of: int
+
+    def __post_init__(self) -> None:
+        numbers = self.numbers
+        if numbers.dtype != np.int64 or numbers.ndim != 1 or not numbers.size:
+            raise ValueError(f"rows are a list of int64, not {numbers.dtype}{list(numbers.shape)}")
+        if not (numbers[0] >= 0 and numbers[-1] < self.of and bool(np.all(numbers[1:] > numbers[:-1]))):
+            raise ValueError(f"the rows are not ascending, or not in a table of {self.of}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ClientUpdate:
     """What one client learned.
 
@@ -42,11 +74,11 @@ class ClientUpdate:
         examples: How many examples it was trained on.
         client: Whose it is.
         device: How the phone is called that it came from.
+        rows: Of the tensors that are only some rows of a table: which.
 
     Raises:
         UpdateError: On construction: the weight is not a positive number, the examples are negative, there is
-        no
-            tensor, or one is not of floating point.
+            no tensor, one is not of floating point, or one has not the rows that it is said to have.
     """
 
     delta: Tensors
@@ -54,9 +86,11 @@ class ClientUpdate:
     examples: int
     client: str
     device: str
+    rows: Mapping[str, Rows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self.delta, self.weight, self.examples, f"the update of client {self.client}", self.device)
+        _check_rows(self.delta, self.rows, self.device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +103,7 @@ class PartialSum:
         examples: Σ examples.
         clients: Whose deltas are in it.
         device: How the phone is called that it came from.
+        rows: As with :class:`ClientUpdate`.
 
     Raises:
         UpdateError: On construction, as with :class:`ClientUpdate`; or there is no client in it, or one twice.
@@ -79,9 +114,11 @@ class PartialSum:
     examples: int
     clients: tuple[str, ...]
     device: str
+    rows: Mapping[str, Rows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self.total, self.weight, self.examples, f"the sum over {len(self.clients)} clients", self.device)
+        _check_rows(self.total, self.rows, self.device)
         if not self.clients or len(set(self.clients)) != len(self.clients):
             raise UpdateError("the sum names no client, or one twice", device=self.device)
 
@@ -98,13 +135,33 @@ def _check(tensors: Tensors, weight: float, examples: int, what: str, device: st
             raise UpdateError(f"{what}: {name!r} is {tensor.dtype}, not of floating point", device=device)
 
 
-def layout_of(tensors: Tensors) -> dict[str, Spec]:
-    """Types and shapes, to compare others with."""
-    return {name: Spec(str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
+def _check_rows(tensors: Tensors, rows: Mapping[str, Rows], device: str) -> None:
+    for name, which in rows.items():
+        if name not in tensors or tensors[name].shape[:1] != which.numbers.shape:
+            found = list(tensors[name].shape) if name in tensors else "missing"
+            raise UpdateError(f"{name!r} is {found}, not {len(which.numbers)} rows of a table", device=device)
 
 
-def check_layout(tensors: Tensors, layout: Layout, *, device: str) -> None:
+def layout_of(tensors: Tensors, rows: Mapping[str, Rows] | None = None) -> dict[str, Spec]:
+    """Types and shapes, to compare others with; those of the whole table where there are only some rows."""
+    return {name: _spec(tensor, (rows or {}).get(name)) for name, tensor in tensors.items()}
+
+
+def _spec(tensor: NDArray[Any], rows: Rows | None) -> Spec:
+    shape = tensor.shape if rows is None else (rows.of, *tensor.shape[1:])
+    return Spec(str(tensor.dtype), shape)
+
+
+def check_layout(
+    tensors: Tensors, layout: Layout, *, device: str, rows: Mapping[str, Rows] | None = None
+) -> None:
     """Make sure that exactly these tensors are there, with these types and shapes.
+
+    Args:
+        tensors: An update's.
+        layout: What is expected.
+        device: How the phone is called that they came from.
+        rows: Of the tensors that are only some rows of a table: which. The layout has the whole table.
 
     Raises:
         UpdateError: They are not; names the first that differs.
@@ -112,7 +169,7 @@ def check_layout(tensors: Tensors, layout: Layout, *, device: str) -> None:
     for name, spec in layout.items():
         if name not in tensors:
             raise UpdateError(f"the update lacks {name!r}", device=device)
-        found = Spec(str(tensors[name].dtype), tensors[name].shape)
+        found = _spec(tensors[name], (rows or {}).get(name))
         if found != spec:
             raise UpdateError(f"the update's {name!r} is {found}, not {spec}", device=device)
     for name in tensors:

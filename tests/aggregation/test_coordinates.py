@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from devicelab.aggregation.coordinates import Median, TrimmedMean
 from devicelab.aggregation.rule import Rule
-from devicelab.aggregation.update import ClientUpdate, Tensors
+from devicelab.aggregation.update import ClientUpdate, Rows, Tensors
 from devicelab.errors import ConfigError, RoundError, UpdateError
 from tests.aggregation.updates import of, partial, random_updates, same, some_updates, update
 
@@ -121,3 +122,11 @@ def test_sums_nonsense_and_emptiness_are_refused(make: Callable[[], Rule]) -> No
         with pytest.raises(UpdateError, match=words):
             rule.add(odd)
     assert rule.result()["w"].tolist() == [1]
+
+
+@pytest.mark.parametrize("make", RULES)
+def test_some_rows_of_a_table_are_refused(make: Callable[[], Rule]) -> None:
+    some = replace(update("a", [[1, 2]]), rows={"w": Rows(np.array([1]), 4)})
+    with pytest.raises(ConfigError, match="client a sent some of the rows") as caught:
+        make().add(some)
+    assert "round.subtables" in str(caught.value.hint)

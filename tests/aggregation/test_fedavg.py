@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from fractions import Fraction
 from random import Random
 
@@ -12,9 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devicelab.aggregation.fedavg import FedAvg
-from devicelab.aggregation.update import ClientUpdate, Tensors
+from devicelab.aggregation.update import ClientUpdate, Rows, Tensors
 from devicelab.errors import RoundError, UpdateError
-from tests.aggregation.updates import of, partial, random_updates, same, some_updates, update
+from tests.aggregation.updates import (
+    Partly,
+    of,
+    partial,
+    partly_updates,
+    random_updates,
+    same,
+    some_updates,
+    update,
+)
 
 
 def mean_of(updates: list[ClientUpdate]) -> Tensors:
@@ -155,3 +165,63 @@ def test_the_memory_is_that_of_two_models_whatever_the_number_of_clients() -> No
         assert most < 3.2 * model
     finally:
         tracemalloc.stop()
+
+
+def rows(*numbers: int, of: int) -> dict[str, Rows]:
+    return {"w": Rows(np.array(numbers, np.int64), of)}
+
+
+@given(partly_updates())
+def test_some_rows_count_as_the_whole_table_would(updates: Partly) -> None:
+    assert same(mean_of(updates.whole), mean_of(updates.some))
+
+
+@given(partly_updates(), st.data())
+def test_some_rows_and_whole_tables_may_come_together(updates: Partly, data: st.DataObject) -> None:
+    mixed = [data.draw(st.sampled_from(pair)) for pair in zip(updates.whole, updates.some, strict=True)]
+    assert same(mean_of(updates.whole), mean_of(mixed))
+
+
+@given(partly_updates())
+def test_a_sum_of_some_rows_counts_as_one_of_whole_tables(updates: Partly) -> None:
+    found = []
+    for each in (updates.whole, updates.some):
+        rule = FedAvg()
+        for client in each:
+            rule.add_sum(partial([client], f"phone-{client.client}"))
+        found.append(rule.result())
+    assert same(*found)
+
+
+def test_a_row_that_nobody_sent_stays_and_weights_are_those_of_all() -> None:
+    rule = FedAvg()
+    rule.add(replace(update("a", [[4, 8]], weight=1), rows=rows(1, of=4)))
+    rule.add(replace(update("b", [[4, 8], [1, 1]], weight=3), rows=rows(1, 2, of=4)))
+    assert rule.result()["w"].tolist() == [[0, 0], [4, 8], [0.75, 0.75], [0, 0]]
+
+
+def test_tables_of_other_sizes_do_not_go_together() -> None:
+    rule = FedAvg()
+    rule.add(replace(update("a", [[1, 2]]), rows=rows(1, of=4)))
+    for odd in (
+        replace(update("b", [[1, 2]]), rows=rows(1, of=5)),
+        replace(update("b", [[1, 2, 3]]), rows=rows(1, of=4)),
+        update("b", [[1, 2]]),
+    ):
+        with pytest.raises(UpdateError, match=r"not float32\[4, 2\]"):
+            rule.add(odd)
+
+
+def test_rows_cost_what_they_are_and_not_what_the_table_is() -> None:
+    height, width = 200_000, 16
+    rule = FedAvg()
+    rule.add(replace(update("first", np.ones((1, width))), rows=rows(0, of=height)))
+    some = {"w": Rows(np.arange(0, height, 1000, dtype=np.int64), height)}
+    tracemalloc.start()
+    try:
+        for client in range(40):
+            rule.add(replace(update(str(client), np.ones((200, width))), rows=some))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < height * width  # a table of bytes, where a copy would take four or eight times as much

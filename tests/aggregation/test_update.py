@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devicelab.aggregation.update import ClientUpdate, PartialSum, check_finite, check_layout, layout_of
+from devicelab.aggregation.update import (
+    ClientUpdate,
+    PartialSum,
+    Rows,
+    check_finite,
+    check_layout,
+    layout_of,
+)
 from devicelab.errors import UpdateError
 
 ONE = {"w": np.ones((2, 3), np.float32)}
@@ -70,3 +77,23 @@ def test_one_number_that_is_not_finite_is_found_anywhere(bad: float, place: int)
     tensor[place] = bad
     with pytest.raises(UpdateError, match="'w' holds numbers that are not finite"):
         check_finite({"ok": np.ones(3), "w": tensor.reshape(100, -1)}, device="phone")
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[], [0, 0], [2, 1], [-1, 2], [4], [[1], [2]], [0.0, 1.0]],
+    ids=["none", "one twice", "descending", "negative", "too large", "nested", "not whole"],
+)
+def test_rows_are_ascending_numbers_of_a_table(numbers: list[Any]) -> None:
+    with pytest.raises(ValueError, match="rows are"):
+        Rows(np.array(numbers, np.int64 if numbers != [0.0, 1.0] else np.float64), 4)
+
+
+@pytest.mark.parametrize("tensors", [{"w": np.ones((3, 3))}, {"w": np.asarray(1.0)}, {"v": np.ones((2, 3))}])
+def test_an_update_has_the_rows_that_it_is_said_to_have(tensors: dict[str, Any]) -> None:
+    rows = {"w": Rows(np.array([1, 3]), 4)}
+    assert ClientUpdate(ONE, 1.0, 1, "17", "phone", rows).rows is rows
+    with pytest.raises(UpdateError, match="not 2 rows of a table"):
+        ClientUpdate(tensors, 1.0, 1, "17", "phone", rows)
+    with pytest.raises(UpdateError, match="not 2 rows of a table"):
+        PartialSum(tensors, 1.0, 1, ("17",), "phone", rows)

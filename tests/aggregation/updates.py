@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from devicelab.aggregation.update import ClientUpdate, PartialSum, Tensors
+from devicelab.aggregation.update import ClientUpdate, PartialSum, Rows, Tensors
 
 
 def update(
@@ -32,7 +33,7 @@ def partial(clients: Sequence[ClientUpdate], device: str = "phone") -> PartialSu
         for name, tensor in clients[0].delta.items()
     }
     weight, examples = sum(c.weight for c in clients), sum(c.examples for c in clients)
-    return PartialSum(total, weight, examples, tuple(c.client for c in clients), device)
+    return PartialSum(total, weight, examples, tuple(c.client for c in clients), device, clients[0].rows)
 
 
 def random_updates(
@@ -64,6 +65,38 @@ def some_updates(draw: st.DrawFn, smallest: int = 1, largest: int = 9) -> list[C
         )
         for place in range(count)
     ]
+
+
+TABLES = ("items", "biases")
+
+
+@dataclass(frozen=True)
+class Partly:
+    """The same updates in both ways: with whole tables, and with the rows that are named."""
+
+    whole: list[ClientUpdate]
+    some: list[ClientUpdate]
+
+
+@st.composite
+def partly_updates(draw: st.DrawFn) -> Partly:
+    """Updates of two tables and a plain tensor, in which each client has moved some rows only."""
+    height, width = draw(st.integers(1, 12)), draw(st.integers(0, 5))
+    shapes = {"items": (height, width), "biases": (height,), "w": (3,)}
+    numbers = st.floats(-1e6, 1e6, width=32)
+    pair = Partly([], [])
+    for place in range(draw(st.integers(1, 6))):
+        named = draw(st.sets(st.integers(0, height - 1), min_size=1))
+        rows = Rows(np.array(sorted(named), np.int64), height)
+        whole = {name: draw(hnp.arrays(np.float32, shape, elements=numbers)) for name, shape in shapes.items()}
+        rest = np.setdiff1d(np.arange(height), rows.numbers)
+        for name in TABLES:
+            whole[name][rest] = 0
+        weight = float(draw(st.integers(1, 1000)))
+        pair.whole.append(of(str(place), whole, weight=weight))
+        some = {**whole, **{name: whole[name][rows.numbers] for name in TABLES}}
+        pair.some.append(replace(pair.whole[-1], delta=some, rows=dict.fromkeys(TABLES, rows)))
+    return pair
 
 
 def same(one: Tensors, other: Tensors) -> bool:
