@@ -91,6 +91,8 @@ class Experiment(Settings):
         rule = self.aggregation.rule
         if self.aggregation.needs_each and self.round.combine == "sum":
             found.append((("round", "combine"), f"the rule {rule} needs each client's delta; say each or auto"))
+        if self.round.subtables and rule != "fedavg":
+            found.append((("round", "subtables"), f"the rule {rule} compares whole tables; only fedavg can do"))
         if isinstance(self.aggregation, Krum):
             number = self.round.clients.number
             cohort = self.round.clients.size(self.clients) if self.clients is not None else number

@@ -93,6 +93,11 @@ class RoundConfig(Settings):
     clip_norm: Positive | None = Field(
         default=None, description="each client's delta is scaled down to this L2 norm on its device; null: not"
     )
+    subtables: bool = Field(
+        default=False,
+        description="whether a device gets and returns only those rows of the plan's tables that its clients' "
+        "data name: traffic follows the data and not the catalogue; needs `rule: fedavg`, `state: reset`",
+    )
     deadline: Seconds = Field(default=600.0, description="when a device's part of a round is cut off")
     idle: Seconds = Field(default=30.0, description="when a device that shows no progress is given up")
     quorum: float = Field(
@@ -112,6 +117,8 @@ class RoundConfig(Settings):
             found.append((("hyper", "seed"), "seeds come from the experiment's `seed`"))
         if self.idle > self.deadline:
             found.append((("idle",), "longer than the `deadline`"))
+        if self.subtables and self.state == "keep":
+            found.append((("subtables",), "not with `state: keep`, for a kept state is that of whole tables"))
         contradict(found)
         return self
 

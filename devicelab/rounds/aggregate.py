@@ -12,6 +12,7 @@ from devicelab.plans.signature import Role
 from devicelab.rounds.averaging import rule_for, server_for
 from devicelab.rounds.intake import open_tensors, updates_in
 from devicelab.rounds.setup import Setup
+from devicelab.rounds.subtables import Subtables, rows_of
 from devicelab.runner.messages import ClientResult
 from devicelab.store.records import CheckpointRecord, UpdateRecord
 from devicelab.store.run import Run
@@ -21,7 +22,9 @@ __all__ = ["next_model", "stored_updates"]
 Model = dict[str, NDArray[Any]]
 
 
-def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) -> tuple[Model, Model]:
+def next_model(
+    run: Run, setup: Setup, subtables: Subtables, number: int, before: CheckpointRecord
+) -> tuple[Model, Model]:
     """The model after a round and the server optimizer's memory.
 
     Updates are read from the disk one after the other: with a rule that streams, the memory is that of two
@@ -30,6 +33,7 @@ def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) ->
     Args:
         run: The run; its accepted updates of the round are averaged.
         setup: The experiment and its plan.
+        subtables: Knows which rows its devices were given.
         number: The round.
         before: The checkpoint that the round started from.
 
@@ -39,7 +43,7 @@ def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) ->
     """
     config = setup.experiment.aggregation
     rule = rule_for(config)
-    for update in stored_updates(run, setup, number):
+    for update in stored_updates(run, setup, subtables, number):
         if isinstance(update, PartialSum):
             rule.add_sum(update)
         else:
@@ -51,7 +55,9 @@ def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) ->
     return model, server.state()
 
 
-def stored_updates(run: Run, setup: Setup, number: int) -> Iterator[ClientUpdate | PartialSum]:
+def stored_updates(
+    run: Run, setup: Setup, subtables: Subtables, number: int
+) -> Iterator[ClientUpdate | PartialSum]:
     """A round's accepted updates: sums by the device's identity, single clients by their names."""
     combine = setup.experiment.combine
     accepted = run.ledger.updates(number, accepted=True)
@@ -59,6 +65,8 @@ def stored_updates(run: Run, setup: Setup, number: int) -> Iterator[ClientUpdate
     for each in accepted:
         by_job.setdefault(each.job, []).append(each)
     jobs = {job.id: job for job in run.ledger.jobs(number)}
+    signature = setup.plans.train.signature
+    rows = {job: rows_of(signature, subtables.of_training(jobs[job].clients)) for job in by_job}
     found: list[tuple[str, str, UpdateRecord]] = []
     if combine == "sum":
         found = [(jobs[job].device, job, updates[0]) for job, updates in by_job.items()]
@@ -70,6 +78,6 @@ def stored_updates(run: Run, setup: Setup, number: int) -> Iterator[ClientUpdate
         members = sorted(by_job[job], key=lambda each: places[each.client])
         results = [ClientResult(each.client, each.examples, 0, {}, weight=each.weight) for each in members]
         tensors = open_tensors(run.blobs.path(update.blob), device=update.device)
-        for whole in updates_in(tensors, results, combine=combine, device=update.device):
+        for whole in updates_in(tensors, results, combine=combine, device=update.device, rows=rows[job]):
             if isinstance(whole, PartialSum) or whole.client == update.client:
                 yield whole

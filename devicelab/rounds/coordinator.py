@@ -38,14 +38,14 @@ from devicelab.rounds.events import (
     RunStarted,
 )
 from devicelab.rounds.health import health_event, sample_of
-from devicelab.rounds.jobs import Asking, Task, job_id, parameters_blob
+from devicelab.rounds.jobs import Asking, Parameters, Task, job_id
 from devicelab.rounds.lanes import Lanes
 from devicelab.rounds.part import Context, Part, settle
 from devicelab.rounds.placing import Placing, place_clients
 from devicelab.rounds.setup import Setup
 from devicelab.rounds.station import Station
+from devicelab.rounds.subtables import Subtables
 from devicelab.rounds.team import Countdown, Team
-from devicelab.runner.cache import Blob
 from devicelab.store.records import (
     CheckpointRecord,
     CohortClient,
@@ -81,7 +81,8 @@ class Coordinator:
         self._ledger = run.ledger
         self._setup = setup
         self._crew = crew
-        self._asking = Asking(run.path.name, setup)
+        self._subtables = Subtables(setup)
+        self._asking = Asking(run.path.name, setup, self._subtables)
         self._tell = tell
         self._team = Team()
         self._context = Context(run, setup, lanes, crew.gates, tell, self._team.check, crew.doubt)
@@ -161,7 +162,7 @@ class Coordinator:
             self._require_quorum(number)
             self._ledger.advance_round(number, RoundState.AGGREGATED)
         started = time.time()
-        model, memory = next_model(self._run, self._setup, number, before)
+        model, memory = next_model(self._run, self._setup, self._subtables, number, before)
         self._ledger.record_phase(number, "aggregate", started=started, seconds=time.time() - started)
         self._evaluate(number, model, stations, placing)
         self._run.save_checkpoint(number, model, memory)
@@ -180,7 +181,7 @@ class Coordinator:
         return Placing(placing.device, (*excluded, *placing.excluded))
 
     def _configure(
-        self, record: RoundRecord, stations: Sequence[Station], placing: Placing, parameters: Blob
+        self, record: RoundRecord, stations: Sequence[Station], placing: Placing, parameters: Parameters
     ) -> None:
         """Choose the cohort and plan everybody's job, in one transaction."""
         number, experiment = record.number, self._setup.experiment
@@ -215,7 +216,7 @@ class Coordinator:
                 self._tell(health_event(number, station.serial, sample_of(station.device.facts)))
 
     def _plan(
-        self, job: str, number: int, device: str, clients: Sequence[str], parameters: Blob
+        self, job: str, number: int, device: str, clients: Sequence[str], parameters: Parameters
     ) -> tuple[JobRecord, Task]:
         """A job and its record; the same again for one that is planned already."""
         task = self._asking.train(job, round_number=number, clients=clients, parameters=parameters)
@@ -234,7 +235,7 @@ class Coordinator:
 
     # --- train and collect ---
 
-    def _train(self, record: RoundRecord, stations: Sequence[Station], parameters: Blob) -> None:
+    def _train(self, record: RoundRecord, stations: Sequence[Station], parameters: Parameters) -> None:
         number = record.number
         here = {station.identity: station for station in stations}
         jobs = [job for job in self._ledger.jobs(number) if job.verb == "train" and job.state in _WAITING]
@@ -332,8 +333,8 @@ class Coordinator:
 
     # --- parts ---
 
-    def _parameters(self, model: Model) -> Blob:
-        return parameters_blob(model, self._setup.private)
+    def _parameters(self, model: Model) -> Parameters:
+        return Parameters(model, self._setup.private)
 
     def _checkpoint(self) -> CheckpointRecord:
         checkpoint = self._ledger.checkpoint()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +23,14 @@ from devicelab.aggregation.norms import l2_norm
 from devicelab.aggregation.update import (
     ClientUpdate,
     PartialSum,
+    Rows,
     Spec,
     Tensors,
     check_finite,
     check_layout,
 )
 from devicelab.errors import UpdateError
-from devicelab.plans.signature import Role, Signature
+from devicelab.plans.signature import Input, Role, Signature
 from devicelab.runner.job import Job
 from devicelab.runner.messages import ClientResult, TrainResult
 
@@ -49,20 +50,27 @@ class Asked:
         job: The job it was given.
         examples: How many examples each of its clients' shards holds.
         signature: Of the training plan.
+        rows: How many rows it was given of tables that it was not given whole, by table.
     """
 
     job: Job
     examples: Mapping[str, int]
     signature: Signature
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def shared(self) -> dict[str, Spec]:
         """The tensors that a delta has: every parameter and every buffer of floating point."""
         return {
-            i.name: Spec(i.dtype, tuple(int(size) for size in i.shape))
+            i.name: Spec(i.dtype, self._shape(i))
             for i in self.signature.with_role(Role.PARAMETER, Role.BUFFER)
             if i.dtype.startswith("float")
         }
+
+    def _shape(self, i: Input) -> tuple[int, ...]:
+        whole = tuple(int(size) for size in i.shape)
+        rows = None if i.rows is None else self.rows.get(i.rows)
+        return whole if rows is None else (rows, *whole[1:])
 
     @property
     def layout(self) -> dict[str, Spec]:
@@ -181,7 +189,12 @@ def _bounded(tensors: Tensors, asked: Asked) -> Iterator[tuple[Tensors, float, s
 
 
 def updates_in(
-    tensors: Tensors, clients: list[ClientResult], *, combine: str, device: str
+    tensors: Tensors,
+    clients: list[ClientResult],
+    *,
+    combine: str,
+    device: str,
+    rows: Mapping[str, Rows] | None = None,
 ) -> Iterator[ClientUpdate | PartialSum]:
     """An update as aggregation takes it: one for each client, or the sum of all.
 
@@ -190,6 +203,7 @@ def updates_in(
         clients: What the device said of its clients, checked.
         combine: ``each`` or ``sum``.
         device: How it is called.
+        rows: Which rows each delta has of the tables that its device was not given whole, by tensor.
     """
     weights = [each.weight or 0.0 for each in clients]
     if combine == "sum":
@@ -199,11 +213,12 @@ def updates_in(
             examples=sum(each.examples for each in clients),
             clients=tuple(each.client for each in clients),
             device=device,
+            rows=rows or {},
         )
         return
     for index, (client, weight) in enumerate(zip(clients, weights, strict=True)):
         delta = _of_client(tensors, index)
-        yield ClientUpdate(delta, weight, client.examples, client.client, device)
+        yield ClientUpdate(delta, weight, client.examples, client.client, device, rows or {})
 
 
 def _of_client(tensors: Tensors, index: int) -> dict[str, NDArray[Any]]:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from devicelab.data.shards import Shard
-from devicelab.plans.signature import Role
+from devicelab.plans.signature import Role, Signature
 from devicelab.rounds.averaging import weight_of
 from devicelab.rounds.setup import Setup
+from devicelab.rounds.subtables import Numbers, Subtables, cut
 from devicelab.runner.cache import Blob
 from devicelab.runner.job import Client, Job
 from devicelab.runner.layout import cached, kept_path
 from devicelab.seeds import client_seed
 
-__all__ = ["Asking", "Task", "job_id", "parameters_blob"]
+__all__ = ["Asking", "Parameters", "Task", "job_id"]
 
 _WORD = 20  # characters of the experiment's name in a job's id
 
@@ -30,10 +33,12 @@ class Task:
     Attributes:
         job: What is asked.
         blobs: Everything that the device must have in its cache for it, runner and engine apart.
+        rows: Which rows it has of the tables that it does not have whole.
     """
 
     job: Job
     blobs: tuple[Blob, ...]
+    rows: Numbers = field(default_factory=dict)
 
 
 def job_id(run: str, kind: str, round_number: int, device: str, attempt: int = 1) -> str:
@@ -55,19 +60,35 @@ def _digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def parameters_blob(
-    model: Mapping[str, NDArray[np.generic]], private: Mapping[str, NDArray[np.generic]]
-) -> Blob:
-    """The parameters that a round's jobs start from, as one file whose bytes depend on nothing else.
+class Parameters:
+    """The parameters that a round's jobs start from, as files whose bytes depend on nothing else.
 
     Args:
         model: The global model.
         private: First values of what clients keep, for those that have nothing yet.
     """
+
+    def __init__(self, model: Mapping[str, NDArray[Any]], private: Mapping[str, NDArray[Any]]) -> None:
+        self._tensors = {**private, **model}
+
+    def blob(self, signature: Signature, rows: Numbers) -> Blob:
+        """The file for a job.
+
+        Args:
+            signature: Of the job's plan.
+            rows: Which rows it is to have of tables that it is not to have whole.
+        """
+        return _encoded(cut(self._tensors, signature, rows)) if rows else self._whole
+
+    @cached_property
+    def _whole(self) -> Blob:
+        return _encoded(self._tensors)
+
+
+def _encoded(tensors: Mapping[str, NDArray[Any]]) -> Blob:
     from safetensors.numpy import save  # noqa: PLC0415 - not needed before there is a round
 
-    both = {**private, **model}
-    return Blob.of(save({name: np.asarray(both[name], order="C") for name in sorted(both)}))
+    return Blob.of(save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}))
 
 
 class Asking:
@@ -76,36 +97,40 @@ class Asking:
     Args:
         run: The run's id. What clients keep on their devices belongs to it: another run begins anew.
         setup: The experiment, its plan and its data.
+        subtables: Knows which rows of tables clients need.
     """
 
-    def __init__(self, run: str, setup: Setup) -> None:
+    def __init__(self, run: str, setup: Setup, subtables: Subtables) -> None:
         self._run = run
         self._setup = setup
+        self._subtables = subtables
         self._train = Blob.of(setup.plans.train.content)
         evaluate = setup.plans.evaluate
         self._evaluate = Blob.of(evaluate.content) if evaluate is not None else None
         self._shards: dict[str, Blob] = {}
 
-    def train(self, job: str, *, round_number: int, clients: Sequence[str], parameters: Blob) -> Task:
+    def train(self, job: str, *, round_number: int, clients: Sequence[str], parameters: Parameters) -> Task:
         """Local training of some clients.
 
         Args:
             job: Its id.
             round_number: Decides the clients' seeds.
             clients: In the order in which they are trained.
-            parameters: From :func:`parameters_blob`.
+            parameters: What they start from.
         """
         experiment = self._setup.experiment
         config = experiment.round
         measured = self._evaluate if experiment.evaluation.training_loss else None
         asked = [self._client(client, round_number) for client in clients]
+        rows = self._subtables.of_training(clients)
+        start = parameters.blob(self._setup.plans.train.signature, rows)
         return Task(
             Job(
                 job=job,
                 verb="train",
                 plan=cached(self._train.sha256),
                 threads=config.threads,
-                parameters=cached(parameters.sha256),
+                parameters=cached(start.sha256),
                 clients=tuple(asked),
                 batch_size=config.batch_size,
                 hyper=dict(config.hyper),
@@ -120,12 +145,13 @@ class Asking:
             (
                 self._train,
                 *((measured,) if measured is not None else ()),
-                parameters,
+                start,
                 *(self._shard(self._setup.shards.clients[client]["train"]) for client in clients),
             ),
+            rows,
         )
 
-    def evaluate(self, job: str, *, clients: Sequence[str], parameters: Blob) -> Task:
+    def evaluate(self, job: str, *, clients: Sequence[str], parameters: Parameters) -> Task:
         """Metrics of a global model on what some clients hold out.
 
         Raises:
@@ -136,14 +162,17 @@ class Asking:
         experiment = self._setup.experiment
         part = experiment.evaluation.split
         held = {client: self._setup.shards.clients[client][part] for client in clients}
-        labels = {i.label for i in self._setup.plans.evaluate.signature.with_role(Role.HYPER)}
+        signature = self._setup.plans.evaluate.signature
+        labels = {i.label for i in signature.with_role(Role.HYPER)}
+        rows = self._subtables.of_evaluation(clients)
+        model = parameters.blob(signature, rows)
         return Task(
             Job(
                 job=job,
                 verb="evaluate",
                 plan=cached(self._evaluate.sha256),
                 threads=experiment.round.threads,
-                parameters=cached(parameters.sha256),
+                parameters=cached(model.sha256),
                 clients=tuple(
                     Client(client, cached(shard.sha256), kept=self._kept(client))
                     for client, shard in held.items()
@@ -151,7 +180,8 @@ class Asking:
                 batch_size=experiment.evaluation.batch_size,
                 hyper={key: value for key, value in experiment.round.hyper.items() if key in labels},
             ),
-            (self._evaluate, parameters, *(self._shard(shard) for shard in held.values())),
+            (self._evaluate, model, *(self._shard(shard) for shard in held.values())),
+            rows,
         )
 
     def _client(self, client: str, round_number: int) -> Client:

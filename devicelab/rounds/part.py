@@ -78,6 +78,7 @@ class Part:
             task.job,
             {each.client: setup.shards.clients[each.client]["train"].examples for each in task.job.clients},
             setup.plans.train.signature,
+            {table: len(numbers) for table, numbers in task.rows.items()},
         )
         self._phone = JobPhone(
             station,

@@ -17,6 +17,7 @@ from devicelab.data.prepare import prepare
 from devicelab.errors import ConfigError
 from devicelab.plans.build import PlanFile, PlanFiles
 from devicelab.plans.signature import Signature
+from devicelab.rounds.checks import check_subtables, check_training_loss
 from devicelab.rounds.setup import Setup
 from devicelab.store.checkpoints import decode_tensors, encode_tensors
 from devicelab.store.run import LEDGER, Run
@@ -120,6 +121,8 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
     run = Run(path)
     try:
         setup = setup_of(path, experiment)
+        check_training_loss(experiment, setup.plans)  # what is evaluated may have changed
+        check_subtables(experiment, setup.plans, setup.shards)
         if run.ledger.checkpoint() is None:  # it was interrupted while it was being made
             run.save_checkpoint(0, setup.model)
         return run, setup

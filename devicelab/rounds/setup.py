@@ -21,6 +21,7 @@ from devicelab.plans.build import PlanFile, PlanFiles, plan_files, script_files
 from devicelab.plans.counting import with_counts
 from devicelab.plans.fitting import check_data
 from devicelab.plans.signature import Role, Signature
+from devicelab.rounds.checks import check_hyper, check_subtables, check_training_loss
 
 __all__ = ["Setup", "plans_of", "set_up"]
 
@@ -80,32 +81,18 @@ def set_up(experiment: Experiment, tell: Tell = lambda _: None) -> Setup:
         ConfigError, PlanError, DataError: Something is missing, cannot be built, or does not fit.
     """
     plans = plans_of(experiment, tell)
-    _check_hyper(experiment, plans)
+    check_hyper(experiment, plans)
     shards = prepare(experiment)
     check_data(plans.train.signature, shards.tensors)
     if plans.evaluate is not None and shards.evaluation:
         check_data(plans.evaluate.signature, shards.evaluation)
-    _check_training_loss(experiment, plans)
+    check_training_loss(experiment, plans)
+    check_subtables(experiment, plans, shards)
     if not shards.clients:
         raise DataError("the data have no client", hint="look at data.partition, and at its min_examples")
     if isinstance(experiment.plan, ClassPlan):
         plans = with_counts(plans, experiment.plan.counts, shards)
     return Setup(experiment, plans, shards)
-
-
-def _check_training_loss(experiment: Experiment, plans: PlanFiles) -> None:
-    if plans.evaluate is None or not experiment.evaluation.training_loss:
-        return
-    trained, evaluated = (
-        {(i.label, i.dtype, i.shape[1:]) for i in file.signature.with_role(Role.DATA)}
-        for file in (plans.train, plans.evaluate)
-    )
-    if trained != evaluated:
-        raise ConfigError(
-            "evaluation.training_loss: the plan evaluates on other data than it trains on, so it cannot "
-            "measure the loss of a shard to train on",
-            hint="set evaluation.training_loss to false",
-        )
 
 
 def plans_of(experiment: Experiment, tell: Tell = lambda _: None) -> PlanFiles:
@@ -205,15 +192,3 @@ def _check_initial(files: PlanFiles, path: Path) -> None:
                 raise PlanError(
                     f"plan.parameters: in {path} {i.name!r} is {what}, the plan wants {i.dtype}{list(i.shape)}"
                 )
-
-
-def _check_hyper(experiment: Experiment, plans: PlanFiles) -> None:
-    known = {i.label: i for i in plans.train.signature.with_role(Role.HYPER)}
-    given: Mapping[str, float] = experiment.round.hyper
-    for label in given:
-        if label not in known:
-            names = ", ".join(sorted(set(known) - {"seed"})) or "none"
-            raise ConfigError(f"round.hyper: the plan has no hyper input {label!r}", hint=f"it has {names}")
-    for label, i in known.items():
-        if label != "seed" and i.default is None and label not in given:
-            raise ConfigError(f"round.hyper: the plan needs a value for {label!r}")

@@ -15,7 +15,7 @@ from devicelab.aggregation.update import ClientUpdate, PartialSum, Rows, Tensors
 
 
 def update(
-    client: str, values: Sequence[float] | NDArray[Any], *, weight: float = 1.0, dtype: str = "float32"
+    client: str, values: Sequence[object] | NDArray[Any], *, weight: float = 1.0, dtype: str = "float32"
 ) -> ClientUpdate:
     return ClientUpdate({"w": np.asarray(values, dtype)}, weight, int(weight), client, f"phone-{client}")
 
