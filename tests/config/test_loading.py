@@ -48,6 +48,7 @@ def test_a_minimal_experiment_has_all_defaults(write: Write, tmp_path: Path) -> 
     assert experiment.round.clients.size(10) == 10
     assert experiment.aggregation == FedAvg()
     assert experiment.combine == "sum"
+    assert not experiment.round.subtables
     assert experiment.clients == 10
     assert experiment.evaluates_on == ()
     assert experiment.directory == tmp_path
@@ -228,6 +229,19 @@ def test_all_errors_are_listed_with_lines_and_suggestions(write: Write) -> None:
         ("round: {rounds: 3}\nevaluation: {split: validation}", "evaluation.split: nothing is kept for it"),
         ("round: {rounds: 3}\nevaluation: {on: [host]}", "evaluation.on: the host has nothing"),
         ("round: {rounds: 3}\nround: {rounds: 4}", "line 7: the key 'round' is there twice"),
+        (
+            "round: {rounds: 3, subtables: true, state: keep}",
+            "line 6: round.subtables: not with `state: keep`",
+        ),
+        (
+            "round: {rounds: 3, subtables: true}\naggregation: {rule: median}",
+            "round.subtables: the rule median compares whole tables; only fedavg can do",
+        ),
+        (
+            "round: {rounds: 3, subtables: true}\naggregation: {rule: krum}",
+            "round.subtables: the rule krum compares whole tables",
+        ),
+        ("round: {rounds: 3, subtables: item}", "round.subtables: should be a valid boolean, not 'item'"),
         ("", "round: is missing"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from devicelab.aggregation.update import ClientUpdate, PartialSum
+from devicelab.aggregation.update import ClientUpdate, PartialSum, Rows
 from devicelab.errors import UpdateError
 from devicelab.plans.signature import Input, Output, Role, Signature
 from devicelab.rounds.intake import Asked, check_result, check_update, open_tensors, updates_in
@@ -244,3 +244,99 @@ def test_a_header_that_says_something_twice_is_refused(tmp_path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(48))
     with pytest.raises(UpdateError, match="no safetensors file"):
         open_tensors(path, device=PHONE)
+
+
+def tabled(combine: Combine = "sum", *, clip: float | None = None) -> Asked:
+    """A job with two of the three rows of ``param/w``, a table of the numbers in ``data/x``."""
+    inputs = tuple(
+        replace(i, rows="thing", dtype="int64" if i.role is Role.DATA else i.dtype)
+        if i.name in {"param/w", "state/m", "data/x"}
+        else i
+        for i in SIGNATURE.inputs
+    )
+    return replace(asked(combine, clip=clip), signature=replace(SIGNATURE, inputs=inputs), rows={"thing": 2})
+
+
+def some(scale: float = 1.0) -> Arrays:
+    return {"param/w": np.full((2, 2), scale, np.float32), "buffer/mean": np.array(scale, np.float64)}
+
+
+def test_an_update_with_the_rows_that_were_sent_is_taken(tmp_path: Path) -> None:
+    rows = {"param/w": Rows(np.array([0, 2]), 3)}
+    path, result = written(tmp_path, some())
+    check_update(path, check_result(result, tabled(), device=PHONE), tabled(), device=PHONE)
+    (part,) = updates_in(
+        open_tensors(path, device=PHONE), list(result.clients), combine="sum", device=PHONE, rows=rows
+    )
+    assert part.rows == rows
+    path, result = written(tmp_path, each(some(1.0), some(2.0)))
+    check_update(path, result, tabled("each"), device=PHONE)
+    parts = updates_in(
+        open_tensors(path, device=PHONE), list(result.clients), combine="each", device=PHONE, rows=rows
+    )
+    assert [part.rows for part in parts] == [rows, rows]
+
+
+ROWS: dict[str, tuple[Arrays, str]] = {
+    "the whole table": (tensors(), r"'param/w' is float32\[3, 2\], not float32\[2, 2\]"),
+    "a row too few": ({**some(), "param/w": np.zeros((1, 2), np.float32)}, "not float32"),
+    "no row": ({**some(), "param/w": np.zeros((0, 2), np.float32)}, "not float32"),
+    "the rows as columns": ({**some(), "param/w": np.zeros(4, np.float32)}, "not float32"),
+    "rows of its own choice": ({**some(), "rows/thing": np.zeros(2, np.float32)}, "not asked for"),
+    "numbers of rows": ({**some(), "rows/thing": np.array([0, 1])}, "type I64"),
+    "a row that is not finite": ({**some(), "param/w": np.full((2, 2), np.nan, np.float32)}, "not finite"),
+}
+
+
+@pytest.mark.parametrize("how", ROWS)
+def test_other_rows_than_were_sent_are_refused(how: str, tmp_path: Path) -> None:
+    arrays, words = ROWS[how]
+    path, result = written(tmp_path, arrays)
+    with pytest.raises(UpdateError, match=words):
+        check_update(path, result, tabled(), device=PHONE)
+
+
+def test_an_update_is_as_large_as_its_rows_at_most() -> None:
+    large = replace(
+        asked(),
+        signature=replace(
+            SIGNATURE,
+            inputs=(
+                Input("param/w", Role.PARAMETER, "float32", (1_000_000, 4), rows="thing"),
+                Input("data/x", Role.DATA, "int64", ("batch",), rows="thing"),
+            ),
+            outputs=(
+                Output("loss", Role.LOSS, "float32", ()),
+                Output("new/w", Role.PARAMETER, "float32", (1_000_000, 4), replaces="param/w"),
+            ),
+        ),
+    )
+    assert large.largest > 16_000_000
+    few = replace(large, rows={"thing": 1000})
+    assert len(save({"param/w": np.zeros((1000, 4), np.float32)})) <= few.largest < 30_000
+    content = OutputFile("update.safetensors", 16_000_000, "0" * 64)
+    with pytest.raises(UpdateError, match="at most"):
+        check_result(replace(honest(), update=content), few, device=PHONE)
+
+
+def test_the_norm_of_some_rows_is_bound_as_that_of_the_table(tmp_path: Path) -> None:
+    length = float(np.sqrt(5))  # of some(1.0): the other rows are as they were
+    path, result = written(tmp_path, each(some(1.0), some(0.5)))
+    check_update(path, result, tabled("each", clip=length), device=PHONE)
+    with pytest.raises(UpdateError, match="of client ann has the norm"):
+        check_update(path, result, tabled("each", clip=length * 0.99), device=PHONE)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255), st.integers(0, 60))
+def test_a_damaged_file_has_the_right_rows_or_is_refused(at: int, value: int, cut: int) -> None:
+    import tempfile
+
+    data = _damaged(save(some()), at, value, cut)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "update"
+        path.write_bytes(data)
+        try:
+            check_update(path, honest(data), tabled(), device=PHONE)
+        except UpdateError:
+            return
+        assert open_tensors(path, device=PHONE)["param/w"].shape == (2, 2)
