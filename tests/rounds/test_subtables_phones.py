@@ -46,7 +46,7 @@ ROUND = """
     rounds: 2
     epochs: 2
     batch_size: 4
-    hyper: {{lr: 0.1}}
+    hyper: {hyper}
     deadline: {deadline}
     idle: {deadline}
     quorum: 1.0
@@ -68,12 +68,13 @@ def ratings(
     combine: str = "auto",
     clip: str = "null",
     deadline: str = "120s",
+    hyper: str = "{lr: 0.1}",
     **changes: str,
 ) -> Path:
     """Six people who have rated some of 30 items, in a catalogue of 500."""
-    words = {"combine": combine, "clip": clip, "deadline": deadline}
+    words = {"combine": combine, "clip": clip, "deadline": deadline, "hyper": hyper}
     round_ = ROUND.format(subtables=str(subtables).lower(), **words)
-    return private_experiment_file(directory, plan=PLAN, round=round_, **changes)
+    return private_experiment_file(directory, round=round_, **{"plan": PLAN, **changes})
 
 
 def run(phones: list[VirtualPhone], experiment: Path, state: Path) -> RunReport:
@@ -117,6 +118,16 @@ def test_the_model_is_the_same_and_traffic_is_that_of_the_rows(
         assert more.bytes_received - less.bytes_received > 2 * table * (1 - KNOWN / ITEMS)
         rows = KNOWN * 8  # which say what they are
         assert more.bytes_sent - less.bytes_sent > 2 * (table * (1 - KNOWN / ITEMS) - rows) - 1000
+
+
+@pytest.mark.parametrize("optimizer", ["SGD, args: {lr: 0.1, momentum: 0.9}", "Adam, args: {lr: 0.01}"])
+def test_optimizers_with_a_memory_remember_of_the_rows_what_they_would_of_the_table(
+    phones: list[VirtualPhone], tmp_path: Path, optimizer: str
+) -> None:
+    settings = PLAN.replace("}", f", optimizer: {{class: devicelab.plans.optimizers:{optimizer}}}}}")
+    whole, some = both(phones, tmp_path, plan=settings, hyper="{}")
+    for one, other in zip(models(some.directory), models(whole.directory), strict=True):
+        assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 def test_a_clipped_delta_is_as_long(phones: list[VirtualPhone], tmp_path: Path) -> None:
