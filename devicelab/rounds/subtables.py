@@ -20,6 +20,7 @@ from devicelab.plans.build import PlanFile
 from devicelab.plans.signature import Signature, Table
 from devicelab.plans.tables import row_numbers
 from devicelab.rounds.setup import Setup
+from devicelab.runner.job import ROWS_PREFIX
 
 __all__ = ["Numbers", "Subtables", "cut", "rows_of"]
 
@@ -82,7 +83,7 @@ def cut(tensors: Mapping[str, NDArray[Any]], signature: Signature, numbers: Numb
     found = dict(tensors)
     for name, rows in numbers.items():
         found |= {each: tensors[each][rows] for each in signature.tables[name].parameters}
-        found[f"rows/{name}"] = rows
+        found[f"{ROWS_PREFIX}{name}"] = rows
     return found
 
 

@@ -26,9 +26,10 @@ from devicelab.errors import ConfigError
 from devicelab.plans.signature import Role
 from devicelab.rounds.averaging import rule_for, server_for
 from devicelab.rounds.central import Central
-from devicelab.rounds.jobs import Asking, parameters_blob
+from devicelab.rounds.jobs import Asking, Parameters
 from devicelab.rounds.runs import find_trained, setup_of
 from devicelab.rounds.setup import Setup
+from devicelab.rounds.subtables import Subtables
 from devicelab.runner.messages import Metric
 from devicelab.runner.onhost import HostEngines, Trained
 from devicelab.store.records import CheckpointRecord, EvaluationRecord, JobState, UpdateRecord
@@ -170,7 +171,7 @@ class _Again:
         self._run = run
         self._setup = setup
         self._tolerance = tolerance
-        self._asking = Asking(run.path.name, setup)
+        self._asking = Asking(run.path.name, setup, Subtables(setup))
         self._engines = HostEngines(setup.plans)
         self._serials = {each.identity: each.serial for each in run.ledger.devices()}
         self._kept: dict[str, dict[str, NDArray[Any]]] = {}
@@ -203,7 +204,7 @@ class _Again:
             "verify",
             round_number=number,
             clients=[each.client for each in records],
-            parameters=parameters_blob(start, private),
+            parameters=Parameters(start, private),
         )
         for record, client in zip(records, task.job.clients, strict=True):
             kept = self._kept.get(record.client, {})
@@ -272,8 +273,8 @@ class _Again:
     def _on_devices(self, clients: list[str], model: Arrays) -> tuple[int, Mapping[str, Metric]]:
         """What phones should have measured on what clients hold out."""
         private, part = self._setup.private, self._setup.experiment.evaluation.split
-        blob = parameters_blob(model, private)
-        job = self._asking.evaluate("verify", clients=clients, parameters=blob).job
+        parameters = Parameters(model, private)
+        job = self._asking.evaluate("verify", clients=clients, parameters=parameters).job
         total: dict[str, Metric] = {}
         examples = 0
         for client in job.clients:
