@@ -12,7 +12,6 @@ From the outside in::
     accounting      ε of a number of such rounds
     noise           normal numbers from unpredictable bytes
     norms           length of an update, clipping, and a bound
-    sums            a running sum in double precision
     update          what goes in: one client's delta, or a device's weighted sum of several
     chunks          tensors in pieces that stay in the processor's cache
 

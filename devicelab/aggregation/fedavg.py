@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from devicelab.aggregation.chunks import flat, spans
+from devicelab.aggregation.chunks import CHUNK, flat, spans
 from devicelab.aggregation.rule import Admission, finite_result
-from devicelab.aggregation.sums import RunningSum
-from devicelab.aggregation.update import ClientUpdate, PartialSum
+from devicelab.aggregation.update import ClientUpdate, PartialSum, Tensors
 from devicelab.errors import RoundError
 
 __all__ = ["FedAvg"]
@@ -34,7 +33,8 @@ class FedAvg:
 
     def __init__(self) -> None:
         self._admission = Admission()
-        self._sum = RunningSum()
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._product = np.empty(CHUNK)
         self._weight = 0.0
 
     @property
@@ -45,14 +45,27 @@ class FedAvg:
     def add(self, update: ClientUpdate) -> None:
         """Add one client's update; see :meth:`~devicelab.aggregation.rule.Rule.add`."""
         self._admission.check(update.delta, (update.client,), update.device)
-        self._sum.add(update.delta, update.weight)
+        self._add(update.delta, update.weight)
         self._weight += update.weight
 
     def add_sum(self, part: PartialSum) -> None:
         """Add a device's sum; see :meth:`~devicelab.aggregation.rule.Rule.add_sum`."""
         self._admission.check(part.total, part.clients, part.device)
-        self._sum.add(part.total, 1.0)
+        self._add(part.total, 1.0)
         self._weight += part.weight
+
+    def _add(self, tensors: Tensors, factor: float) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is looked at
+            for name, tensor in tensors.items():
+                total = self._sums.get(name)
+                if total is None:
+                    total = self._sums[name] = np.zeros(tensor.size)
+                numbers = flat(tensor)
+                for span in spans(numbers.size):
+                    product = self._product[: span.stop - span.start]
+                    np.copyto(product, numbers[span])
+                    np.multiply(product, factor, out=product)
+                    np.add(total[span], product, out=total[span])
 
     def result(self) -> dict[str, NDArray[Any]]:
         """The weighted mean; see :meth:`~devicelab.aggregation.rule.Rule.result`."""
@@ -62,7 +75,9 @@ class FedAvg:
         mean = {name: np.empty(spec.shape, spec.dtype) for name, spec in layout.items()}
         with np.errstate(over="ignore", invalid="ignore"):
             for name, tensor in mean.items():
-                numbers, total = flat(tensor), self._sum.of(name, tensor.size)
+                numbers, total = flat(tensor), self._sums[name]
                 for span in spans(numbers.size):
-                    numbers[span] = total[span] / self._weight
+                    quotient = self._product[: span.stop - span.start]
+                    np.divide(total[span], self._weight, out=quotient)
+                    numbers[span] = quotient
         return finite_result(mean)

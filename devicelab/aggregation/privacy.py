@@ -1,10 +1,11 @@
 """DP-FedAvg: the mean of clipped deltas with Gaussian noise, private user by user.
 
 McMahan, Ramage, Talwar & Zhang 2018, "Learning differentially private recurrent language models", with their
-estimator of the fixed denominator. Each client's delta is at most C long and its weight is one, so a client that
-is there or not moves the sum by C at most. N(0, (z·C)²) is added to every number of the sum, and what comes out
-is divided by the number of clients that were expected, never by how many came: that number would be a second
-thing to hide. What follows (server optimizer, model, checkpoints) is computed from it and needs no more noise.
+estimator of the fixed denominator. Each client's delta is at most C long and its weight is one, so a client
+that is there or not moves the sum by C at most. N(0, (z·C)²) is added to every number of the sum, and what
+comes out is divided by the number of clients that were expected, never by how many came: that number would be
+a second thing to hide. What follows (server optimizer, model, checkpoints) is computed from it and needs no
+more noise.
 
 **Numbers of finite precision.** A Gaussian added to a number in floating point leaves gaps that can give the
 number away (Mironov 2012 for Laplace noise; Jin et al. 2022, "Are we there yet?", for Gaussian), and sums in
@@ -13,9 +14,9 @@ floating point move by more than their terms (Casacuberta et al. 2022). Here
 - the sum and the noise are both rounded to one grid, 2⁻³⁶ of the noise's standard deviation, and added there as
   whole numbers. Each point of it is hit by very many of the 2¹²⁸ pairs of uniform numbers, so that there are no
   gaps, and the place of the sum between two points is gone;
-- the noise is larger by a thousandth than z·C asks for. That covers what rounding adds to a client's share: to the
-  clipped delta on the phone and the phone's sum in float32, to what the host accepts (a ten-thousandth), and to
-  the grid.
+- the noise is larger by a thousandth than z·C asks for. That covers what rounding adds to a client's share: to
+  the clipped delta on the phone and the phone's sum in float32, to what the host accepts (a ten-thousandth),
+  and to the grid.
 
 Logarithm, root, sine and cosine are the C library's, a unit in the last place or two from the truth; nothing is
 proven of that.
@@ -24,17 +25,18 @@ proven of that.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from devicelab.aggregation.chunks import flat, spans
+from devicelab.aggregation.fedavg import FedAvg
 from devicelab.aggregation.noise import RandomBytes, standard_normal
 from devicelab.aggregation.norms import l2_norm, shortened
-from devicelab.aggregation.rule import Admission, finite_result
-from devicelab.aggregation.sums import RunningSum
-from devicelab.aggregation.update import ClientUpdate, Layout, PartialSum, Tensors, check_layout
+from devicelab.aggregation.rule import finite_result
+from devicelab.aggregation.update import ClientUpdate, Layout, PartialSum, Tensors
 from devicelab.errors import ConfigError, UpdateError
 
 __all__ = ["PrivateMean"]
@@ -44,7 +46,7 @@ _GRID: Final = 2.0**-36  # of the noise's standard deviation
 _WEIGHT_ROUNDING: Final = 1e-9  # relative; weights come as numbers in JSON
 
 
-class PrivateMean:
+class PrivateMean(FedAvg):
     """One round's aggregation, noise included: made, fed, asked once.
 
     The bound holds whatever comes in: a client's delta that is too long is shortened to C, a sum over k clients
@@ -62,10 +64,6 @@ class PrivateMean:
         ConfigError: A number is not positive, or there is no tensor.
     """
 
-    name: ClassVar[str] = "fedavg"
-    needs_each: ClassVar[bool] = False
-    streaming: ClassVar[bool] = True
-
     def __init__(
         self, layout: Layout, *, clip_norm: float, noise_multiplier: float, expected: float, random: RandomBytes
     ) -> None:
@@ -74,13 +72,12 @@ class PrivateMean:
                 raise ConfigError(f"privacy: the {what} must be a positive number, not {number}")
         if not layout:
             raise ConfigError("privacy: there is no tensor to average")
-        self._layout = layout
+        super().__init__()
+        self._layout = self._admission.layout = layout
         self._clip = clip_norm
         self._deviation = noise_multiplier * clip_norm * (1 + _SLACK)
         self._expected = expected
         self._random = random
-        self._admission = Admission()
-        self._sum = RunningSum()
 
     @property
     def minimum(self) -> int:
@@ -93,24 +90,22 @@ class PrivateMean:
         Raises:
             UpdateError: As there; also a weight that is not one, or a number that is not finite.
         """
-        self._take(update.delta, update.weight, (update.client,), update.device)
+        super().add(replace(update, delta=self._bounded(update.delta, update.weight, 1, update.device)))
 
     def add_sum(self, part: PartialSum) -> None:
         """Add a device's sum over k clients, shortened to k·C; see :meth:`add`."""
-        self._take(part.total, part.weight, part.clients, part.device)
+        total = self._bounded(part.total, part.weight, len(part.clients), part.device)
+        super().add_sum(replace(part, total=total))
 
-    def _take(self, tensors: Tensors, weight: float, clients: tuple[str, ...], device: str) -> None:
-        if not math.isclose(weight, len(clients), rel_tol=_WEIGHT_ROUNDING):
+    def _bounded(self, tensors: Tensors, weight: float, clients: int, device: str) -> Tensors:
+        if not math.isclose(weight, clients, rel_tol=_WEIGHT_ROUNDING):
             raise UpdateError(
-                f"{len(clients)} clients weigh {weight:g}; with privacy each counts one",
-                device=device,
+                f"{clients} clients weigh {weight:g}; with privacy each counts one", device=device
             )
-        check_layout(tensors, self._layout, device=device)
-        norm, bound = l2_norm(tensors), len(clients) * self._clip
+        norm, bound = l2_norm(tensors), clients * self._clip
         if not math.isfinite(norm):
             raise UpdateError("the update's norm is not finite", device=device)
-        self._admission.check(tensors, clients, device)
-        self._sum.add(tensors if norm <= bound else shortened(tensors, bound / norm), 1.0)
+        return tensors if norm <= bound else shortened(tensors, bound / norm)
 
     def result(self) -> dict[str, NDArray[Any]]:
         """The noisy sum over the expected number of clients. To be asked once: again is another noise.
@@ -122,7 +117,7 @@ class PrivateMean:
         mean = {name: np.empty(spec.shape, spec.dtype) for name, spec in self._layout.items()}
         with np.errstate(over="ignore"):  # the result is looked at
             for name, tensor in mean.items():
-                numbers, total = flat(tensor), self._sum.of(name, tensor.size)
+                numbers, total = flat(tensor), self._sums.get(name, np.zeros(tensor.size))
                 for span in spans(numbers.size):
                     noise = standard_normal(span.stop - span.start, self._random)
                     points = np.rint(total[span] / grid) + np.rint(noise * (self._deviation / grid))

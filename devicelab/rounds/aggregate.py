@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from numpy.typing import NDArray
 
+from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.update import ClientUpdate, PartialSum
 from devicelab.plans.signature import Role
 from devicelab.rounds.averaging import rule_for, server_for
 from devicelab.rounds.intake import open_tensors, updates_in
+from devicelab.rounds.privacy import noisy_mean
 from devicelab.rounds.setup import Setup
 from devicelab.runner.messages import ClientResult
 from devicelab.store.records import CheckpointRecord, UpdateRecord
@@ -25,7 +27,7 @@ def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) ->
     """The model after a round and the server optimizer's memory.
 
     Updates are read from the disk one after the other: with a rule that streams, the memory is that of two
-    models. The same updates give the same bytes, whoever came first.
+    models. The same updates give the same bytes, whoever came first; a private round's noise is drawn once.
 
     Args:
         run: The run; its accepted updates of the round are averaged.
@@ -38,17 +40,23 @@ def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) ->
         StoreError: An update is missing or damaged.
     """
     config = setup.experiment.aggregation
-    rule = rule_for(config)
-    for update in stored_updates(run, setup, number):
+    updates = stored_updates(run, setup, number)
+    private = setup.experiment.privacy is not None
+    mean = noisy_mean(run, setup, number, updates) if private else _mean(rule_for(config), updates)
+    optimized = [i.name for i in setup.plans.train.signature.with_role(Role.PARAMETER)]
+    server = server_for(config, optimized)
+    server.load_state(run.load_server_state(before))
+    model = server.step(run.load_checkpoint(before), mean)
+    return model, server.state()
+
+
+def _mean(rule: Rule, updates: Iterable[ClientUpdate | PartialSum]) -> Model:
+    for update in updates:
         if isinstance(update, PartialSum):
             rule.add_sum(update)
         else:
             rule.add(update)
-    optimized = [i.name for i in setup.plans.train.signature.with_role(Role.PARAMETER)]
-    server = server_for(config, optimized)
-    server.load_state(run.load_server_state(before))
-    model = server.step(run.load_checkpoint(before), rule.result())
-    return model, server.state()
+    return rule.result()
 
 
 def stored_updates(run: Run, setup: Setup, number: int) -> Iterator[ClientUpdate | PartialSum]:

@@ -15,7 +15,7 @@ __all__ = ["rule_for", "server_for", "weight_of"]
 
 def rule_for(config: AggregationConfig) -> Rule:
     """A new rule for one round."""
-    options = config.model_dump(exclude={"server", "weight"})
+    options = config.model_dump(exclude={"server", "weight", "privacy"})
     return make_rule(options.pop("rule"), **options)
 
 

@@ -33,7 +33,7 @@ from devicelab.plans.signature import Role, Signature
 from devicelab.runner.job import Job
 from devicelab.runner.messages import ClientResult, TrainResult
 
-__all__ = ["Asked", "check_result", "check_update", "open_tensors", "updates_in"]
+__all__ = ["Asked", "check_result", "check_update", "open_tensors", "shared_layout", "updates_in"]
 
 _HEADER_SLACK: Final = 4096  # for alignment and metadata
 _HEADER_ENTRY: Final = 160  # for what is said of one tensor besides its name, every digit counted
@@ -58,11 +58,7 @@ class Asked:
     @property
     def shared(self) -> dict[str, Spec]:
         """The tensors that a delta has: every parameter and every buffer of floating point."""
-        return {
-            i.name: Spec(i.dtype, tuple(int(size) for size in i.shape))
-            for i in self.signature.with_role(Role.PARAMETER, Role.BUFFER)
-            if i.dtype.startswith("float")
-        }
+        return shared_layout(self.signature)
 
     @property
     def layout(self) -> dict[str, Spec]:
@@ -94,6 +90,15 @@ class Asked:
         """What a client was to count for."""
         given = {each.client: each.weight for each in self.job.clients}[client]
         return float(self.examples[client]) if given is None else given
+
+
+def shared_layout(signature: Signature) -> dict[str, Spec]:
+    """The tensors that a training plan's deltas have."""
+    return {
+        i.name: Spec(i.dtype, tuple(int(size) for size in i.shape))
+        for i in signature.with_role(Role.PARAMETER, Role.BUFFER)
+        if i.dtype.startswith("float")
+    }
 
 
 def check_result(result: object, asked: Asked, *, device: str) -> TrainResult:

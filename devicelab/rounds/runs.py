@@ -17,6 +17,7 @@ from devicelab.data.prepare import prepare
 from devicelab.errors import ConfigError
 from devicelab.plans.build import PlanFile, PlanFiles
 from devicelab.plans.signature import Signature
+from devicelab.rounds.guarantee import check_privacy
 from devicelab.rounds.setup import Setup
 from devicelab.store.checkpoints import decode_tensors, encode_tensors
 from devicelab.store.run import Run
@@ -24,7 +25,7 @@ from devicelab.store.runs import find_run, new_run_path, newest_run
 
 __all__ = ["begin_run", "find_resumable", "recorded_data", "resume_run"]
 
-_PACKAGES: Final = ("devicelab", "numpy", "onnx", "onnxruntime", "torch")
+_PACKAGES: Final = ("devicelab", "dp-accounting", "numpy", "onnx", "onnxruntime", "torch")
 _FREE: Final = {
     "devices": None,
     "evaluation": None,
@@ -61,6 +62,7 @@ def begin_run(state: Path, setup: Setup, text: str | None = None) -> Run:
         plan_sha256=plans.train.sha256,
         plan_files=files,
         versions=_versions(),
+        secret=experiment.privacy is not None,
     )
     try:
         run.save_checkpoint(0, setup.model)
@@ -104,6 +106,7 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
                 f"the data are not those that the run {path.name} began with", hint="begin a new run"
             )
         setup = Setup(experiment, _plans(path / "plan"), shards)
+        check_privacy(experiment, setup.plans.train.signature, len(shards.clients))
         if run.ledger.checkpoint() is None:  # it was interrupted while it was being made
             run.save_checkpoint(0, setup.model)
         return run, setup

@@ -21,6 +21,7 @@ from devicelab.plans.build import PlanFile, PlanFiles, plan_files, script_files
 from devicelab.plans.counting import with_counts
 from devicelab.plans.fitting import check_data
 from devicelab.plans.signature import Role, Signature
+from devicelab.rounds.guarantee import check_privacy
 
 __all__ = ["Setup", "plans_of", "set_up"]
 
@@ -88,6 +89,7 @@ def set_up(experiment: Experiment, tell: Tell = lambda _: None) -> Setup:
     _check_training_loss(experiment, plans)
     if not shards.clients:
         raise DataError("the data have no client", hint="look at data.partition, and at its min_examples")
+    check_privacy(experiment, plans.train.signature, len(shards.clients))
     if isinstance(experiment.plan, ClassPlan):
         plans = with_counts(plans, experiment.plan.counts, shards)
     return Setup(experiment, plans, shards)
