@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from devicelab.report.figures import natural
-from devicelab.store.records import PrivacySpent
+from devicelab.store.releases import PrivacySpent
 
 __all__ = ["Missing", "Part", "Reading", "RoundHistory", "RunHistory", "Story", "stories"]
 

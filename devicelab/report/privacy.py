@@ -5,7 +5,7 @@ from __future__ import annotations
 from devicelab.report.figures import figure, plural
 from devicelab.report.history import RunHistory
 from devicelab.report.page import Section, TableView
-from devicelab.store.records import PrivacySpent
+from devicelab.store.releases import PrivacySpent
 
 __all__ = ["privacy", "privacy_words"]
 
@@ -35,8 +35,8 @@ def privacy(history: RunHistory) -> Section | None:
     text = (
         "The models of this run, all of them together, are (ε, δ)-differentially private for each client's "
         "whole shard: added or taken away, it changes the probability of any result by a factor of e^ε at "
-        "most, and by δ besides. That holds for the models alone. The losses, metrics and times in this report, and "
-        "who took part, were measured on the clients' data and have no noise: whoever publishes the report "
+        "most, and by δ besides. That holds for the models alone. The losses, metrics and times in this report "
+        "and who took part were measured on the clients' data and have no noise: whoever publishes the report "
         "publishes them."
     )
     return Section("privacy", "Privacy", text, tables=[TableView(["what", "value"], rows)])

@@ -17,7 +17,7 @@ from devicelab.rounds.events import Announcer, DeviceDeployed, Exclusion, Listen
 from devicelab.rounds.placing import place_clients
 from devicelab.rounds.runs import begin_run, find_resumable, resume_run
 from devicelab.rounds.setup import set_up
-from devicelab.store.records import PrivacySpent
+from devicelab.store.releases import PrivacySpent
 from devicelab.store.runs import sweep_runs
 
 __all__ = ["Considered", "Deployment", "Options", "RunReport", "consider", "push_plan", "run_rounds"]

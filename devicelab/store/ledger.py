@@ -12,15 +12,8 @@ from devicelab.runner.messages import Metric
 from devicelab.store import tables
 from devicelab.store.database import Value
 from devicelab.store.jobbing import JOB_ORDER, JobLedger
-from devicelab.store.records import (
-    CheckpointRecord,
-    JobRecord,
-    JobState,
-    Place,
-    ReleaseRecord,
-    RunRecord,
-    UpdateFacts,
-)
+from devicelab.store.records import CheckpointRecord, JobRecord, JobState, Place, RunRecord, UpdateFacts
+from devicelab.store.releases import ReleaseRecord
 from devicelab.store.writing import require
 
 __all__ = ["Ledger"]

@@ -21,14 +21,13 @@ from devicelab.store.records import (
     ExclusionRecord,
     JobRecord,
     PhaseRecord,
-    PrivacySpent,
-    ReleaseRecord,
     RoundRecord,
     RoundSummary,
     RunRecord,
     Sample,
     UpdateRecord,
 )
+from devicelab.store.releases import PrivacySpent, ReleaseRecord
 
 __all__ = ["LedgerReader"]
 

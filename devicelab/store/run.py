@@ -23,7 +23,8 @@ from devicelab.store.checkpoints import CheckpointFacts, checkpoint_name, decode
 from devicelab.store.ledger import Ledger
 from devicelab.store.lock import WriterLock
 from devicelab.store.reading import LedgerReader
-from devicelab.store.records import CheckpointRecord, ReleaseRecord, RunRecord, UpdateFacts
+from devicelab.store.records import CheckpointRecord, RunRecord, UpdateFacts
+from devicelab.store.releases import ReleaseRecord
 from devicelab.store.resume import ResumePoint, resume_point
 
 __all__ = ["Run", "RunReader"]

@@ -19,13 +19,13 @@ from devicelab.store.records import (
     JobRecord,
     JobState,
     PhaseRecord,
-    ReleaseRecord,
     RoundRecord,
     RoundState,
     RunRecord,
     Sample,
     UpdateRecord,
 )
+from devicelab.store.releases import ReleaseRecord
 
 __all__ = [
     "checkpoint",

@@ -18,6 +18,7 @@ from devicelab.rounds import part
 from devicelab.rounds.cohort import drawn
 from devicelab.rounds.events import CohortChosen, Evaluated, Event, RoundFinished
 from devicelab.rounds.guarantee import check_privacy
+from devicelab.rounds.intake import check_update
 from devicelab.rounds.running import RunReport
 from devicelab.rounds.setup import set_up
 from devicelab.store.run import RunReader
@@ -196,7 +197,6 @@ def test_a_failed_round_is_tried_again_with_the_clients_that_were_drawn(
     def refused(*_: object, device: str) -> None:
         raise UpdateError("its update is not believed today", device=device)
 
-    check = part.check_update
     monkeypatch.setattr(part, "check_update", refused)
     with pytest.raises(RoundError):
         run(phones, tmp_path / "state", path)
@@ -205,7 +205,7 @@ def test_a_failed_round_is_tried_again_with_the_clients_that_were_drawn(
     with RunReader(directory) as reader:
         first = [each.client for each in reader.ledger.cohort(1)]
         assert reader.ledger.releases() == []
-    monkeypatch.setattr(part, "check_update", check)
+    monkeypatch.setattr(part, "check_update", check_update)
     ended: list[Event] = []
     run(phones[:1], tmp_path / "state", path, ended.append, resume=True)  # all of them on one phone
     (result,) = [event.result for event in ended if isinstance(event, RoundFinished)]
