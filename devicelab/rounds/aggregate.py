@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
 
-from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.update import ClientUpdate, PartialSum
 from devicelab.plans.signature import Role
-from devicelab.rounds.averaging import rule_for, server_for
+from devicelab.rounds.averaging import mean_of, rule_for, server_for
 from devicelab.rounds.intake import open_tensors, updates_in
 from devicelab.rounds.privacy import noisy_mean
 from devicelab.rounds.setup import Setup
@@ -42,21 +41,12 @@ def next_model(run: Run, setup: Setup, number: int, before: CheckpointRecord) ->
     config = setup.experiment.aggregation
     updates = stored_updates(run, setup, number)
     private = setup.experiment.privacy is not None
-    mean = noisy_mean(run, setup, number, updates) if private else _mean(rule_for(config), updates)
+    mean = noisy_mean(run, setup, number, updates) if private else mean_of(rule_for(config), updates)
     optimized = [i.name for i in setup.plans.train.signature.with_role(Role.PARAMETER)]
     server = server_for(config, optimized)
     server.load_state(run.load_server_state(before))
     model = server.step(run.load_checkpoint(before), mean)
     return model, server.state()
-
-
-def _mean(rule: Rule, updates: Iterable[ClientUpdate | PartialSum]) -> Model:
-    for update in updates:
-        if isinstance(update, PartialSum):
-            rule.add_sum(update)
-        else:
-            rule.add(update)
-    return rule.result()
 
 
 def stored_updates(run: Run, setup: Setup, number: int) -> Iterator[ClientUpdate | PartialSum]:

@@ -29,6 +29,7 @@ from devicelab.aggregation.update import ClientUpdate, PartialSum
 from devicelab.config import Experiment
 from devicelab.config.training import PrivacyConfig
 from devicelab.plans.signature import Signature
+from devicelab.rounds.averaging import mean_of
 from devicelab.rounds.cohort import drawn
 from devicelab.rounds.intake import shared_layout
 from devicelab.rounds.setup import Setup
@@ -45,8 +46,7 @@ def drawn_clients(run: Run, setup: Setup, number: int) -> list[str]:
     Raises:
         StoreError: The run's secret cannot be read.
     """
-    chance = setup.experiment.round.clients.chance
-    assert chance is not None  # the experiment has been checked
+    chance = _chance(setup.experiment)
     return drawn(setup.shards.clients, chance, secret=run.secret(), round_number=number)
 
 
@@ -91,11 +91,6 @@ def noisy_mean(run: Run, setup: Setup, number: int, updates: Iterable[ClientUpda
     experiment, clients = setup.experiment, len(setup.shards.clients)
     privacy, clip_norm = _facts(experiment)
     rule = private_rule(experiment, setup.plans.train.signature, clients)
-    for update in updates:
-        if isinstance(update, PartialSum):
-            rule.add_sum(update)
-        else:
-            rule.add(update)
     sampling = _chance(experiment)
     epsilon = epsilon_of(
         sampling=sampling,
@@ -103,7 +98,7 @@ def noisy_mean(run: Run, setup: Setup, number: int, updates: Iterable[ClientUpda
         rounds=len(releases) + 1,
         delta=privacy.delta,
     )
-    mean = rule.result()
+    mean = mean_of(rule, updates)
     run.record_release(
         number,
         mean,
@@ -126,5 +121,5 @@ def _facts(experiment: Experiment) -> tuple[PrivacyConfig, float]:
 
 def _chance(experiment: Experiment) -> float:
     chance = experiment.round.clients.chance
-    assert chance is not None
+    assert chance is not None  # as above
     return chance
