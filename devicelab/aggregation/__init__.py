@@ -8,10 +8,13 @@ From the outside in::
       coordinates   median and trimmed mean of every single number
       krum          the update or updates that are closest to the others
     server          what is done with the mean: FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad
+    privacy         DP-FedAvg: the sum of clipped deltas with Gaussian noise over the expected number of clients
+    accounting      ε of a number of such rounds
+    noise           normal numbers from unpredictable bytes
     norms           length of an update, clipping, and a bound
     update          what goes in: one client's delta, or a device's weighted sum of several
     chunks          tensors in pieces that stay in the processor's cache
 
-Delta = trained − global, always. Nothing here reads a file, a clock or a random number: the same values in the
-same order give the same bytes.
+Delta = trained − global, always. Nothing here reads a file, a clock or a random number (the bytes that become
+noise are handed in): the same values in the same order give the same bytes.
 """

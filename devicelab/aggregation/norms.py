@@ -19,7 +19,7 @@ from devicelab.aggregation.chunks import CHUNK, flat, spans
 from devicelab.aggregation.update import ClientUpdate, Tensors
 from devicelab.errors import ConfigError, UpdateError
 
-__all__ = ["Clipped", "check_norm", "clip", "l2_norm"]
+__all__ = ["Clipped", "check_norm", "clip", "l2_norm", "shortened"]
 
 
 def l2_norm(tensors: Tensors) -> float:
@@ -65,9 +65,12 @@ def clip(update: ClientUpdate, bound: float) -> Clipped:
     norm = _finite_norm(update)
     if norm <= bound:
         return Clipped(update, norm, clipped=False)
-    scale = bound / norm
-    delta = {name: _scaled(tensor, scale) for name, tensor in update.delta.items()}
-    return Clipped(replace(update, delta=delta), norm, clipped=True)
+    return Clipped(replace(update, delta=shortened(update.delta, bound / norm)), norm, clipped=True)
+
+
+def shortened(tensors: Tensors, scale: float) -> dict[str, NDArray[Any]]:
+    """Tensors times a number."""
+    return {name: _scaled(tensor, scale) for name, tensor in tensors.items()}
 
 
 def check_norm(update: ClientUpdate, bound: float) -> float:

@@ -103,6 +103,7 @@ def run_round(
             except KeyboardInterrupt:
                 heard.say_how_to_resume()
                 raise
+    from devicelab.report.privacy import privacy_words
     from devicelab.report.runs import write_report
 
     report = write_report(done.directory)
@@ -111,11 +112,14 @@ def run_round(
             {
                 "run": done.run,
                 "rounds": [each.document() for each in done.rounds],
+                "privacy": done.privacy.document() if done.privacy else None,
                 "checkpoint": str(done.checkpoint),
                 "report": str(report),
             }
         )
     else:
+        if done.privacy:
+            typer.echo(f"privacy: {privacy_words(done.privacy)}")
         typer.echo(f"model:  {done.checkpoint}\nreport: {report}")
 
 

@@ -9,8 +9,15 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from devicelab.config.base import Contradiction, Name, Settings, contradict
 from devicelab.config.data import DataConfig, NaturalPartition, SyntheticData
-from devicelab.config.plan import FilePlan, PlanConfig
-from devicelab.config.training import AggregationConfig, EvaluationConfig, FedAvg, Krum, RoundConfig
+from devicelab.config.plan import ClassPlan, FilePlan, PlanConfig
+from devicelab.config.training import (
+    AggregationConfig,
+    EvaluationConfig,
+    FedAvg,
+    Krum,
+    PrivacyConfig,
+    RoundConfig,
+)
 
 __all__ = ["Experiment", "Place"]
 
@@ -61,6 +68,11 @@ class Experiment(Settings):
         return self.round.combine
 
     @property
+    def privacy(self) -> PrivacyConfig | None:
+        """The noise that makes the run differentially private; None if it is not."""
+        return self.aggregation.privacy if isinstance(self.aggregation, FedAvg) else None
+
+    @property
     def clients(self) -> int | None:
         """How many clients there will be; None if only the data can tell."""
         partition = self.data.partition
@@ -83,7 +95,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        contradict([*self._of_aggregation(), *self._of_evaluation()])
+        contradict([*self._of_aggregation(), *self._of_privacy(), *self._of_evaluation()])
         return self
 
     def _of_aggregation(self) -> list[Contradiction]:
@@ -105,6 +117,25 @@ class Experiment(Settings):
         number = self.round.clients.number
         if number is not None and self.clients is not None and number > self.clients:
             found.append((("round", "clients", "number"), f"there are only {self.clients} clients"))
+        return found
+
+    def _of_privacy(self) -> list[Contradiction]:
+        """What the guarantee needs, and what would break it (docs/privacy.md has the reasons)."""
+        clients = self.round.clients
+        if self.privacy is None:
+            message = "only for aggregation.privacy; say `fraction`"
+            return [(("round", "clients", "probability"), message)] if clients.probability is not None else []
+        found: list[Contradiction] = []
+        if clients.chance is None:
+            message = "privacy needs every client drawn by itself, in secret: say `probability`, or all"
+            found.append((("round", "clients"), message))
+        if self.round.clip_norm is None:
+            found.append((("round", "clip_norm"), "privacy needs a bound on what one client can do: set it"))
+        if isinstance(self.aggregation, FedAvg) and self.aggregation.weight != "uniform":
+            found.append((("aggregation", "weight"), "with privacy every client counts the same: say uniform"))
+        if isinstance(self.plan, ClassPlan) and self.plan.counts:
+            message = "these first values are counted from everybody's data without noise; leave it out"
+            found.append((("plan", "counts"), message))
         return found
 
     def _of_evaluation(self) -> list[Contradiction]:

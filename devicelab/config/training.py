@@ -32,6 +32,7 @@ __all__ = [
     "Krum",
     "Median",
     "NoServerOptimizer",
+    "PrivacyConfig",
     "RoundConfig",
     "ServerConfig",
     "TrimmedMean",
@@ -45,20 +46,34 @@ class ClientSample(Settings):
         default=None, ge=1, description="this many clients a round, or all if there are fewer"
     )
     fraction: float | None = Field(default=None, gt=0, le=1, description="this part of the clients, rounded up")
+    probability: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="each client by itself with this probability, drawn in secret: for `aggregation.privacy`",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.number is None) == (self.fraction is None):
-            contradict([((), "give exactly one of `number` and `fraction`")])
+        if sum(each is not None for each in (self.number, self.fraction, self.probability)) != 1:
+            contradict([((), "give exactly one of `number`, `fraction` and `probability`")])
         return self
 
     def size(self, clients: int) -> int:
-        """Clients in a round's cohort, of ``clients`` in all: at least one, at most all."""
+        """Clients in a round's cohort, of ``clients`` in all: at least one, at most all.
+
+        With a ``probability`` it is the expected number, rounded up.
+        """
         if self.number is not None:
             return min(self.number, clients)
-        assert self.fraction is not None
+        share = self.probability if self.fraction is None else self.fraction
         # The decimal that was written, not its nearest double: 0.1 of 50 clients are 5 and not 6.
-        return math.ceil(Fraction(repr(self.fraction)) * clients)
+        return math.ceil(Fraction(repr(share)) * clients)
+
+    @property
+    def chance(self) -> float | None:
+        """The probability with which each client is drawn by itself; None where so many of them are drawn."""
+        return 1.0 if self.fraction == 1 else self.probability
 
 
 def _everybody(value: object) -> object:
@@ -201,12 +216,32 @@ class _Aggregation(Settings):
         return True
 
 
+class PrivacyConfig(Settings):
+    """Noise for user-level differential privacy (DP-FedAvg, McMahan et al. 2018)."""
+
+    noise_multiplier: float = Field(
+        ge=0.1,
+        le=1000,
+        description="the noise on the sum of the deltas, its standard deviation in `round.clip_norm`s",
+    )
+    delta: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="for which ε is told; below one part in the number of clients",
+    )
+
+
 class FedAvg(_Aggregation):
     """The weighted mean of the deltas (McMahan et al. 2017)."""
 
     rule: Literal["fedavg"] = "fedavg"
     weight: Literal["examples", "sqrt_examples", "uniform"] = Field(
         default="examples", description="what a client counts for"
+    )
+    privacy: PrivacyConfig | None = Field(
+        default=None,
+        description="user-level differential privacy of the models, with noise (docs/privacy.md); null: none",
     )
 
     @property

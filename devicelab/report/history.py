@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from devicelab.report.figures import natural
+from devicelab.store.releases import PrivacySpent
 
 __all__ = ["Missing", "Part", "Reading", "RoundHistory", "RunHistory", "Story", "stories"]
 
@@ -139,6 +140,7 @@ class RunHistory:
         checkpoint: File of the newest global model in the run's directory; empty if there is none.
         checkpoint_sha256: Of that file.
         config: The experiment as text.
+        privacy: How private its models are; None where there is no noise.
     """
 
     run: str
@@ -159,6 +161,7 @@ class RunHistory:
     checkpoint: str
     checkpoint_sha256: str
     config: str
+    privacy: PrivacySpent | None = None
 
     @property
     def seconds(self) -> float:

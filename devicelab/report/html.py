@@ -69,6 +69,8 @@ def _tiles(history: RunHistory) -> list[Tile]:
     phones = {part.device for each in history.rounds for part in each.parts}
     tiles = [Tile("rounds", f"{len(done)} of {history.wanted}", _failures(history)), _loss_tile(history)]
     tiles += _metric_tiles(history)
+    if history.privacy:
+        tiles.append(Tile("privacy", f"ε {figure(history.privacy.epsilon)}", f"δ = {history.privacy.delta:g}"))
     parts = sum(each.clients for each in done)
     tiles.append(Tile("phones", str(len(phones)), f"{parts:,} clients' updates averaged"))
     sent = sum(each.bytes_sent for each in history.rounds)

@@ -88,6 +88,7 @@ def _recall(ledger: LedgerReader, *, running: bool) -> RunHistory:
         checkpoint="" if last is None else last.file,
         checkpoint_sha256="" if last is None else last.sha256,
         config=run.experiment,
+        privacy=ledger.spent(),
     )
 
 

@@ -17,6 +17,7 @@ from devicelab.files import write_atomically
 from devicelab.report.figures import UNKNOWN, duration, figure, plural, rank, size
 from devicelab.report.history import RoundHistory, RunHistory, Story, stories
 from devicelab.report.html import run_page
+from devicelab.report.privacy import privacy_words
 from devicelab.report.recall import recall, state_of, wanted_rounds
 from devicelab.report.svg import finite
 from devicelab.report.tables import plain_table
@@ -184,6 +185,7 @@ def run_document(history: RunHistory, directory: Path) -> dict[str, Any]:
         "versions": dict(history.versions),
         "initial_metrics": _finite(history.initial),
         "rounds": [_round_document(each) for each in history.rounds],
+        "privacy": history.privacy.document() if history.privacy else None,
         "directory": str(directory),
         "checkpoint": str(directory / history.checkpoint) if history.checkpoint else None,
         "report": str(report) if report.is_file() else None,
@@ -236,6 +238,8 @@ def run_table(history: RunHistory, *, width: int = 80) -> RenderableType:
     parts: list[RenderableType] = [summary]
     if history.reason:
         parts.append(Text(clean(history.reason, 1000), style=_COLOURS[history.state]))
+    if history.privacy:
+        parts.append(Text(f"privacy: {privacy_words(history.privacy)}"))
     if history.rounds:
         parts += [Text(), table]
     told = [_story(story) for story in stories(history.rounds)]

@@ -10,6 +10,7 @@ from devicelab.report.cohorts import missing, phones
 from devicelab.report.figures import duration, figure, plural, size
 from devicelab.report.history import RoundHistory, RunHistory
 from devicelab.report.page import Chart, Section, TableView, keys_of
+from devicelab.report.privacy import privacy
 from devicelab.report.usage import health, phone_times, time_and_bytes
 
 __all__ = ["sections"]
@@ -21,6 +22,7 @@ def sections(history: RunHistory) -> list[Section]:
     """All sections that have something to tell, in their order."""
     made = [
         _learning(history),
+        privacy(history),
         phones(history),
         missing(history),
         time_and_bytes(history),

@@ -179,6 +179,8 @@ def _(event: Excluded) -> Iterable[str]:
 def _(event: RoundFinished) -> Iterable[str]:
     result = event.result
     told = "".join(f", {clean(name)} {figure(value)}" for name, value in result.metrics.items())
+    if result.epsilon is not None:
+        told += f", ε {figure(result.epsilon)}"
     yield (
         f"round {result.round} done: {plural(result.clients, 'client')} on {plural(result.devices, 'phone')}"
         f"{_losses(result.loss_before, result.loss_after)}{told}, {duration(result.seconds)}"

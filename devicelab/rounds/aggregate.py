@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from devicelab.aggregation.update import ClientUpdate, PartialSum
 from devicelab.plans.signature import Role
-from devicelab.rounds.averaging import rule_for, server_for
+from devicelab.rounds.averaging import mean_of, rule_for, server_for
 from devicelab.rounds.intake import open_tensors, updates_in
+from devicelab.rounds.privacy import noisy_mean
 from devicelab.rounds.setup import Setup
 from devicelab.rounds.subtables import Subtables, rows_of
 from devicelab.runner.messages import ClientResult
@@ -28,7 +29,7 @@ def next_model(
     """The model after a round and the server optimizer's memory.
 
     Updates are read from the disk one after the other: with a rule that streams, the memory is that of two
-    models. The same updates give the same bytes, whoever came first.
+    models. The same updates give the same bytes, whoever came first; a private round's noise is drawn once.
 
     Args:
         run: The run; its accepted updates of the round are averaged.
@@ -42,16 +43,13 @@ def next_model(
         StoreError: An update is missing or damaged.
     """
     config = setup.experiment.aggregation
-    rule = rule_for(config)
-    for update in stored_updates(run, setup, subtables, number):
-        if isinstance(update, PartialSum):
-            rule.add_sum(update)
-        else:
-            rule.add(update)
+    updates = stored_updates(run, setup, subtables, number)
+    private = setup.experiment.privacy is not None
+    mean = noisy_mean(run, setup, number, updates) if private else mean_of(rule_for(config), updates)
     optimized = [i.name for i in setup.plans.train.signature.with_role(Role.PARAMETER)]
     server = server_for(config, optimized)
     server.load_state(run.load_server_state(before))
-    model = server.step(run.load_checkpoint(before), rule.result())
+    model = server.step(run.load_checkpoint(before), mean)
     return model, server.state()
 
 

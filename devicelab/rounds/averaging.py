@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from numpy.typing import NDArray
 
 from devicelab.aggregation.factory import make_rule, make_server_optimizer
 from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.server import ServerOptimizer
+from devicelab.aggregation.update import ClientUpdate, PartialSum
 from devicelab.config.training import AggregationConfig, FedAvg
 
-__all__ = ["rule_for", "server_for", "weight_of"]
+__all__ = ["mean_of", "rule_for", "server_for", "weight_of"]
 
 
 def rule_for(config: AggregationConfig) -> Rule:
     """A new rule for one round."""
-    options = config.model_dump(exclude={"server", "weight"})
+    options = config.model_dump(exclude={"server", "weight", "privacy"})
     return make_rule(options.pop("rule"), **options)
+
+
+def mean_of(rule: Rule, updates: Iterable[ClientUpdate | PartialSum]) -> dict[str, NDArray[Any]]:
+    """What a rule makes of some updates.
+
+    Raises:
+        UpdateError: One does not fit.
+        RoundError: There are too few for the rule, or the result is not finite.
+    """
+    for update in updates:
+        if isinstance(update, PartialSum):
+            rule.add_sum(update)
+        else:
+            rule.add(update)
+    return rule.result()
 
 
 def server_for(config: AggregationConfig, optimized: Collection[str]) -> ServerOptimizer:

@@ -20,7 +20,6 @@ from devicelab.errors import ConfigError, NoDeviceError, RoundError
 from devicelab.rounds.aggregate import next_model
 from devicelab.rounds.bookkeeping import payload_of
 from devicelab.rounds.central import Central
-from devicelab.rounds.cohort import cohort_of
 from devicelab.rounds.crew import Crew
 from devicelab.rounds.evaluation import Tally, measure, plan_evaluation, values
 from devicelab.rounds.events import (
@@ -40,6 +39,7 @@ from devicelab.rounds.events import (
 from devicelab.rounds.health import health_event, sample_of
 from devicelab.rounds.jobs import Asking, Parameters, Task, job_id
 from devicelab.rounds.lanes import Lanes
+from devicelab.rounds.members import choose_cohort, require_quorum
 from devicelab.rounds.part import Context, Part, settle
 from devicelab.rounds.placing import Placing, place_clients
 from devicelab.rounds.setup import Setup
@@ -154,12 +154,14 @@ class Coordinator:
         number, before = record.number, self._checkpoint()
         parameters = self._parameters(self._run.load_checkpoint(before))
         placing: Placing | None = None
-        if record.state is RoundState.SELECTING:
+        # of a private round whose noisy mean is made no update is wanted any more
+        made = any(each.round == number for each in self._ledger.releases())
+        if record.state is RoundState.SELECTING and not made:
             placing = self._placing(stations, excluded)
             self._configure(record, stations, placing, parameters)
-        if record.state is not RoundState.AGGREGATED:
+        if record.state is not RoundState.AGGREGATED and not made:
             self._train(record, stations, parameters)
-            self._require_quorum(number)
+            require_quorum(self._run, self._setup, number, self._serials())
             self._ledger.advance_round(number, RoundState.AGGREGATED)
         started = time.time()
         model, memory = next_model(self._run, self._setup, self._subtables, number, before)
@@ -184,13 +186,10 @@ class Coordinator:
         self, record: RoundRecord, stations: Sequence[Station], placing: Placing, parameters: Parameters
     ) -> None:
         """Choose the cohort and plan everybody's job, in one transaction."""
-        number, experiment = record.number, self._setup.experiment
-        shards = self._setup.shards.clients
+        number, shards = record.number, self._setup.shards.clients
         counted = {each.client: each.device for each in self._ledger.updates(number, accepted=True)}
         device = {**placing.device, **counted}
-        size = experiment.round.clients.size(len(shards))
-        cohort = cohort_of(list(shards), list(device), size, seed=experiment.seed, round_number=number)
-        cohort = [*counted, *(client for client in cohort if client not in counted)][: max(size, len(counted))]
+        cohort = choose_cohort(self._run, self._setup, number, available=device, counted=list(counted))
         by_device = {
             station.identity: sorted(c for c in cohort if c not in counted and device[c] == station.identity)
             for station in stations
@@ -263,23 +262,6 @@ class Coordinator:
             self._ledger.exclude(job.round, job.device, reason, job.clients)
         self._tell(DevicePhase(job.round, serial, Phase.FAILED, reason))
         self._tell(Excluded(job.round, Exclusion(serial, reason, job.clients)))
-
-    def _require_quorum(self, number: int) -> None:
-        cohort = self._ledger.cohort(number)
-        counted = len(self._ledger.updates(number, accepted=True))
-        quorum = self._setup.experiment.round.quorum
-        if counted == 0 or counted < quorum * len(cohort):
-            names, jobs = self._serials(), self._ledger.jobs(number)
-            ends = [
-                f"{names.get(job.device, job.device)} {job.state}: {job.reason}" for job in jobs if job.reason
-            ]
-            why = "; ".join(ends[-5:])
-            raise RoundError(
-                f"round {number} has the updates of {counted} of {len(cohort)} clients, "
-                f"{quorum:.0%} are needed" + (f" ({why})" if why else ""),
-                hint=f"the global model is as it was; try the round again with --resume "
-                f"--run {self._run.path.name}",
-            )
 
     # --- evaluate ---
 
@@ -361,6 +343,7 @@ class Coordinator:
             bytes_sent=summary.bytes_sent,
             bytes_received=summary.bytes_received,
             excluded=self._missing(number),
+            epsilon=next((each.epsilon for each in self._ledger.releases() if each.round == number), None),
         )
 
     def _missing(self, number: int) -> tuple[Exclusion, ...]:

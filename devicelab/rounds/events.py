@@ -303,6 +303,7 @@ class RoundResult:
         bytes_sent: To all devices.
         bytes_received: From all devices.
         excluded: Who was not part of it, and why.
+        epsilon: ε of the run's models up to this one, where they are differentially private; else None.
     """
 
     round: int
@@ -316,6 +317,7 @@ class RoundResult:
     bytes_sent: int
     bytes_received: int
     excluded: tuple[Exclusion, ...] = field(default=())
+    epsilon: float | None = None
 
     def document(self) -> dict[str, Any]:
         """As ``run-round --json`` lists it."""

@@ -30,11 +30,11 @@ from devicelab.aggregation.update import (
     check_layout,
 )
 from devicelab.errors import UpdateError
-from devicelab.plans.signature import Input, Role, Signature
+from devicelab.plans.signature import Role, Signature
 from devicelab.runner.job import Job
 from devicelab.runner.messages import ClientResult, TrainResult
 
-__all__ = ["Asked", "check_result", "check_update", "open_tensors", "updates_in"]
+__all__ = ["Asked", "check_result", "check_update", "open_tensors", "shared_layout", "updates_in"]
 
 _HEADER_SLACK: Final = 4096  # for alignment and metadata
 _HEADER_ENTRY: Final = 160  # for what is said of one tensor besides its name, every digit counted
@@ -61,16 +61,9 @@ class Asked:
     @property
     def shared(self) -> dict[str, Spec]:
         """The tensors that a delta has: every parameter and every buffer of floating point."""
-        return {
-            i.name: Spec(i.dtype, self._shape(i))
-            for i in self.signature.with_role(Role.PARAMETER, Role.BUFFER)
-            if i.dtype.startswith("float")
-        }
-
-    def _shape(self, i: Input) -> tuple[int, ...]:
-        whole = tuple(int(size) for size in i.shape)
-        rows = None if i.rows is None else self.rows.get(i.rows)
-        return whole if rows is None else (rows, *whole[1:])
+        whole = shared_layout(self.signature)
+        tables = {i.name: self.rows.get(i.rows) for i in self.signature.inputs if i.rows is not None}
+        return {name: _of_rows(spec, tables.get(name)) for name, spec in whole.items()}
 
     @property
     def layout(self) -> dict[str, Spec]:
@@ -102,6 +95,19 @@ class Asked:
         """What a client was to count for."""
         given = {each.client: each.weight for each in self.job.clients}[client]
         return float(self.examples[client]) if given is None else given
+
+
+def _of_rows(whole: Spec, rows: int | None) -> Spec:
+    return whole if rows is None else Spec(whole.dtype, (rows, *whole.shape[1:]))
+
+
+def shared_layout(signature: Signature) -> dict[str, Spec]:
+    """The tensors that a training plan's deltas have."""
+    return {
+        i.name: Spec(i.dtype, tuple(int(size) for size in i.shape))
+        for i in signature.with_role(Role.PARAMETER, Role.BUFFER)
+        if i.dtype.startswith("float")
+    }
 
 
 def check_result(result: object, asked: Asked, *, device: str) -> TrainResult:

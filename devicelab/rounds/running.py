@@ -17,6 +17,7 @@ from devicelab.rounds.events import Announcer, DeviceDeployed, Exclusion, Listen
 from devicelab.rounds.placing import place_clients
 from devicelab.rounds.runs import begin_run, find_resumable, resume_run
 from devicelab.rounds.setup import set_up
+from devicelab.store.releases import PrivacySpent
 from devicelab.store.runs import sweep_runs
 
 __all__ = ["Considered", "Deployment", "Options", "RunReport", "consider", "push_plan", "run_rounds"]
@@ -70,12 +71,14 @@ class RunReport:
         directory: Its directory.
         rounds: The rounds that were done now.
         checkpoint: File of the last global model.
+        privacy: How private the run's models are, all of them; None where there is no noise.
     """
 
     run: str
     directory: Path
     rounds: tuple[RoundResult, ...]
     checkpoint: Path
+    privacy: PrivacySpent | None = None
 
 
 def consider(desk: Desk, experiment: Experiment, options: Options | None = None) -> Considered:
@@ -169,7 +172,13 @@ def run_rounds(
         done = coordinator.advance(rounds or experiment.round.rounds)
         checkpoint = opened.ledger.checkpoint()
         assert checkpoint is not None
-        return RunReport(opened.path.name, opened.path, tuple(done), opened.checkpoint_path(checkpoint))
+        return RunReport(
+            opened.path.name,
+            opened.path,
+            tuple(done),
+            opened.checkpoint_path(checkpoint),
+            opened.ledger.spent(),
+        )
 
 
 def _crew(desk: Desk, purpose: str, experiment: Experiment, options: Options) -> Crew:

@@ -18,6 +18,7 @@ from devicelab.errors import ConfigError
 from devicelab.plans.build import PlanFile, PlanFiles
 from devicelab.plans.signature import Signature
 from devicelab.rounds.checks import check_subtables, check_training_loss
+from devicelab.rounds.guarantee import check_privacy
 from devicelab.rounds.setup import Setup
 from devicelab.store.checkpoints import decode_tensors, encode_tensors
 from devicelab.store.run import LEDGER, Run
@@ -25,7 +26,7 @@ from devicelab.store.runs import find_run, new_run_path, newest_run
 
 __all__ = ["begin_run", "find_resumable", "find_trained", "recorded_data", "resume_run", "setup_of"]
 
-_PACKAGES: Final = ("devicelab", "numpy", "onnx", "onnxruntime", "torch")
+_PACKAGES: Final = ("devicelab", "dp-accounting", "numpy", "onnx", "onnxruntime", "torch")
 _FREE: Final = {
     "devices": None,
     "evaluation": None,
@@ -62,6 +63,7 @@ def begin_run(state: Path, setup: Setup, text: str | None = None) -> Run:
         plan_sha256=plans.train.sha256,
         plan_files=files,
         versions=_versions(),
+        secret=experiment.privacy is not None,
     )
     try:
         run.save_checkpoint(0, setup.model)
@@ -123,6 +125,7 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
         setup = setup_of(path, experiment)
         check_training_loss(experiment, setup.plans)  # what is evaluated may have changed
         check_subtables(experiment, setup.plans, setup.shards)
+        check_privacy(experiment, setup.plans.train.signature, len(setup.shards.clients))
         if run.ledger.checkpoint() is None:  # it was interrupted while it was being made
             run.save_checkpoint(0, setup.model)
         return run, setup

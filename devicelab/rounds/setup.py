@@ -22,6 +22,7 @@ from devicelab.plans.counting import with_counts
 from devicelab.plans.fitting import check_data
 from devicelab.plans.signature import Role, Signature
 from devicelab.rounds.checks import check_hyper, check_subtables, check_training_loss
+from devicelab.rounds.guarantee import check_privacy
 
 __all__ = ["Setup", "plans_of", "set_up"]
 
@@ -90,6 +91,7 @@ def set_up(experiment: Experiment, tell: Tell = lambda _: None) -> Setup:
     check_subtables(experiment, plans, shards)
     if not shards.clients:
         raise DataError("the data have no client", hint="look at data.partition, and at its min_examples")
+    check_privacy(experiment, plans.train.signature, len(shards.clients))
     if isinstance(experiment.plan, ClassPlan):
         plans = with_counts(plans, experiment.plan.counts, shards)
     return Setup(experiment, plans, shards)

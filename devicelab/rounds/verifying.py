@@ -182,6 +182,7 @@ class _Again:
         """Do one round again and compare."""
         found = _Comparison(self._tolerance)
         start, said = self._run.load_checkpoint(before), self._run.load_checkpoint(after)
+        release = next((each for each in self._run.ledger.releases() if each.round == after.round), None)
         rule = rule_for(self._setup.experiment.aggregation)
         updates = 0.0
         records = self._run.ledger.updates(after.round, accepted=True)
@@ -192,7 +193,9 @@ class _Again:
         optimized = [i.name for i in self._setup.plans.train.signature.with_role(Role.PARAMETER)]
         server = server_for(self._setup.experiment.aggregation, optimized)
         server.load_state(self._run.load_server_state(before))
-        model = self._compare_models(found, start, said, server.step(start, rule.result()))
+        # Nobody can draw a private round's noise again: its mean is taken as it is recorded.
+        mean = rule.result() if release is None else self._run.load_release(release)
+        model = self._compare_models(found, start, said, server.step(start, mean))
         metrics = self._compare_evaluations(found, after.round, said)
         return RoundVerified(after.round, len(records), model, updates, metrics, tuple(found.differences))
 

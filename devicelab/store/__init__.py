@@ -6,8 +6,9 @@
       experiment.yaml             as the user wrote it
       plan/                       the plan's files
       ledger.sqlite               what happened (SQLite)
-      blobs/<aa>/<sha256>         updates and server optimizer states, by their content
+      blobs/<aa>/<sha256>         updates, noisy means, server optimizer states, by their content
       checkpoints/round-0001.safetensors
+      secret                      of a private run: what its cohorts are drawn from, for its owner's eyes
       incoming/, lock             while somebody writes
 
 Nothing in it refers to a place outside: it can be copied, moved and read elsewhere. From the outside in::
@@ -21,6 +22,7 @@ Nothing in it refers to a place outside: it can be copied, moved and read elsewh
       ledger      what is written to the database, one verb a transaction; made of jobbing, rounding, writing
       reading     what can be asked of it
         records   the answers
+        releases  those about a private run's noisy means
         tables    between them and the database's rows
         schema    the database's tables, and how an older file becomes a newer one
         database  SQLite: opening, transactions, and its errors in words

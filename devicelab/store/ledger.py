@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from devicelab.errors import UpdateError
@@ -12,6 +13,7 @@ from devicelab.store import tables
 from devicelab.store.database import Value
 from devicelab.store.jobbing import JOB_ORDER, JobLedger
 from devicelab.store.records import CheckpointRecord, JobRecord, JobState, Place, RunRecord, UpdateFacts
+from devicelab.store.releases import ReleaseRecord
 from devicelab.store.writing import require
 
 __all__ = ["Ledger"]
@@ -105,7 +107,7 @@ class Ledger(JobLedger):
                     self._insert_update(known, facts, "ignore", accepted=0, reason=known.reason)
 
     def forget_updates(self, number: int) -> None:
-        """Say that the blobs of a checkpointed round are not needed any more; sweeping removes them.
+        """Say that a checkpointed round's blobs are not needed any more; sweeping removes them.
 
         Raises:
             ValueError: The round is not checkpointed.
@@ -113,6 +115,17 @@ class Ledger(JobLedger):
         with self.together():
             require(self.checkpoint(number) is not None, f"round {number} is not checkpointed")
             self._database.execute("UPDATE updates SET kept = 0 WHERE round = ?", (number,))
+            self._database.execute("UPDATE releases SET kept = 0 WHERE round = ?", (number,))
+
+    def record_release(self, record: ReleaseRecord) -> None:
+        """Say that a round's noisy mean is on the disk: from now on it is the only one that there is.
+
+        Raises:
+            ValueError: The round has one already, or has ended.
+        """
+        with self.together():
+            self._open_round(record.round)
+            self._insert("releases", **asdict(record))
 
     def record_evaluation(
         self, number: int, place: Place, metrics: Mapping[str, Metric], *, examples: int

@@ -27,6 +27,7 @@ from devicelab.store.records import (
     Sample,
     UpdateRecord,
 )
+from devicelab.store.releases import PrivacySpent, ReleaseRecord
 
 __all__ = ["LedgerReader"]
 
@@ -159,6 +160,20 @@ class LedgerReader(Closing):
         rows = self._database.rows(sql, {"round": number})
         return tables.checkpoint(rows[0]) if rows else None
 
+    def releases(self) -> list[ReleaseRecord]:
+        """All noisy means, by round; none where the run is not private."""
+        return [tables.release(row) for row in self._database.rows("SELECT * FROM releases ORDER BY round")]
+
+    def spent(self) -> PrivacySpent | None:
+        """How private the run's models are; None if no noisy mean was made."""
+        releases = self.releases()
+        if not releases:
+            return None
+        last = releases[-1]
+        return PrivacySpent(
+            last.epsilon, last.delta, last.noise_multiplier, last.clip_norm, last.sampling, len(releases)
+        )
+
     def phases(self, number: int | None = None) -> list[PhaseRecord]:
         """How long what took, in one round or in all, in the order of time."""
         sql = (
@@ -181,6 +196,7 @@ class LedgerReader(Closing):
         """SHA-256 of every blob that must be there."""
         sql = (
             "SELECT blob FROM updates WHERE blob IS NOT NULL AND kept"
+            " UNION SELECT blob FROM releases WHERE kept"
             " UNION SELECT server_state FROM checkpoints WHERE server_state IS NOT NULL"
         )
         return {row[0] for row in self._database.rows(sql)}

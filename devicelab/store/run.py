@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from devicelab.store.ledger import Ledger
 from devicelab.store.lock import WriterLock
 from devicelab.store.reading import LedgerReader
 from devicelab.store.records import CheckpointRecord, RunRecord, UpdateFacts
+from devicelab.store.releases import ReleaseRecord
 from devicelab.store.resume import ResumePoint, resume_point
 
 __all__ = ["Run", "RunReader"]
@@ -30,6 +32,8 @@ __all__ = ["Run", "RunReader"]
 Tensors = Mapping[str, NDArray[Any]]
 
 LEDGER: Final = "ledger.sqlite"
+SECRET: Final = "secret"  # noqa: S105 - a file's name
+SECRET_BYTES: Final = 32
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", re.ASCII)
 
 
@@ -88,6 +92,27 @@ class RunReader(Closing):
             return {}
         content = self.blobs.read(checkpoint.server_state)
         return decode_tensors(content, self.blobs.path(checkpoint.server_state))
+
+    def load_release(self, release: ReleaseRecord) -> dict[str, NDArray[Any]]:
+        """The noisy mean of a round that is not checkpointed yet.
+
+        Raises:
+            StoreError: The file is missing or damaged.
+        """
+        return decode_tensors(self.blobs.read(release.blob), self.blobs.path(release.blob))
+
+    def secret(self) -> bytes:
+        """What the run's secret draws come from: 32 bytes that nobody else may know.
+
+        Raises:
+            StoreError: The run has none, or it is damaged.
+        """
+        path = self.path / SECRET
+        with stored(SECRET, self.path, "read"):
+            content = path.read_bytes()
+        if len(content) != SECRET_BYTES:
+            raise StoreError(f"{path} is damaged", hint="restore it from a copy; another one will not do")
+        return content
 
     def verify(self) -> list[str]:
         """Hold every file against the ledger; what is wrong, in words. Reads everything.
@@ -152,6 +177,7 @@ class Run(RunReader):
         plan_sha256: str,
         plan_files: Mapping[str, bytes | Path],
         versions: Mapping[str, str],
+        secret: bool = False,
         created: float | None = None,
     ) -> Run:
         """Make a run's directory and open it; it appears whole or not at all.
@@ -164,6 +190,7 @@ class Run(RunReader):
             plan_sha256: Of the training plan.
             plan_files: What goes into ``plan/``, by file name.
             versions: Of what has a part in the run.
+            secret: Whether the run draws something in secret: it is then given :meth:`secret`.
             created: When; now by default.
 
         Raises:
@@ -185,6 +212,8 @@ class Run(RunReader):
                     for file, content in plan_files.items():
                         data = content if isinstance(content, bytes) else content.read_bytes()
                         write_atomically(building / "plan" / file, data)
+                    if secret:
+                        write_atomically(building / SECRET, secrets.token_bytes(SECRET_BYTES), mode=0o600)
                     record = RunRecord(
                         id=path.name,
                         name=name,
@@ -256,6 +285,51 @@ class Run(RunReader):
             if sha256 not in self.ledger.blobs():
                 self.blobs.path(sha256).unlink(missing_ok=True)
             raise
+
+    def record_release(
+        self,
+        number: int,
+        tensors: Tensors,
+        *,
+        sampling: float,
+        expected: float,
+        clip_norm: float,
+        noise_multiplier: float,
+        delta: float,
+        epsilon: float,
+    ) -> ReleaseRecord:
+        """Keep a round's noisy mean. When it returns it is on the disk; before, nobody may have seen it.
+
+        Args:
+            number: The round.
+            tensors: The mean.
+            sampling: As in :class:`ReleaseRecord`, like all that follows.
+            expected: The number of clients that the sum was divided by.
+            clip_norm: How long one client's delta was at most.
+            noise_multiplier: The noise's standard deviation, in clip norms.
+            delta: δ.
+            epsilon: ε, this release included.
+
+        Raises:
+            StoreError: It cannot be written.
+            ValueError: The round has one already, or has ended.
+        """
+        content = encode_tensors(tensors)
+        with self._guard:
+            sha256 = self.blobs.put(content)
+            record = ReleaseRecord(
+                number,
+                sha256,
+                sampling,
+                expected,
+                clip_norm,
+                noise_multiplier,
+                delta,
+                epsilon,
+                created=time.time(),
+            )
+            self.ledger.record_release(record)
+        return record
 
     def save_checkpoint(
         self, number: int, tensors: Tensors, server_state: Tensors | None = None

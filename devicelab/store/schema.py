@@ -166,4 +166,19 @@ _SECOND: Final = """
 ALTER TABLE run ADD COLUMN rounds INTEGER CHECK (rounds >= 1);  -- how many were last asked for
 """
 
-STEPS: Final = (_FIRST, _SECOND)
+_THIRD: Final = """
+CREATE TABLE releases (                      -- noisy means: what is private of a round has left it, once
+    round INTEGER PRIMARY KEY REFERENCES rounds (number),
+    blob TEXT NOT NULL CHECK (length(blob) = 64),
+    kept INTEGER NOT NULL DEFAULT 1 CHECK (kept IN (0, 1)),  -- whether the blob still is to be there
+    sampling REAL NOT NULL CHECK (sampling > 0 AND sampling <= 1),
+    expected REAL NOT NULL CHECK (expected > 0),
+    clip_norm REAL NOT NULL CHECK (clip_norm > 0),
+    noise_multiplier REAL NOT NULL CHECK (noise_multiplier > 0),
+    delta REAL NOT NULL CHECK (delta > 0 AND delta < 1),
+    epsilon REAL NOT NULL CHECK (epsilon >= 0),  -- of all releases up to this one
+    created REAL NOT NULL
+) STRICT;
+"""
+
+STEPS: Final = (_FIRST, _SECOND, _THIRD)

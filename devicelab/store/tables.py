@@ -25,6 +25,7 @@ from devicelab.store.records import (
     Sample,
     UpdateRecord,
 )
+from devicelab.store.releases import ReleaseRecord
 
 __all__ = [
     "checkpoint",
@@ -38,6 +39,7 @@ __all__ = [
     "job",
     "metrics",
     "phase",
+    "release",
     "round_",
     "run",
     "sample",
@@ -106,6 +108,11 @@ def round_(row: Row) -> RoundRecord:
         ended=row["ended"],
         reason=row["reason"],
     )
+
+
+def release(row: Row) -> ReleaseRecord:
+    """A row of ``releases``."""
+    return ReleaseRecord(**{key: row[key] for key in row.keys() if key != "kept"})  # noqa: SIM118 - not a mapping
 
 
 def cohort_client(row: Row) -> CohortClient:

@@ -15,6 +15,7 @@ from tests.report.pages import Page
 
 LISTED = {"run", "experiment", "state", "reason", "rounds", "rounds_wanted", "started", "directory"}
 SHOWN = {
+    "privacy",
     "run", "experiment", "state", "reason", "started", "ended", "rounds_wanted", "seed", "plan_sha256",
     "versions", "initial_metrics", "rounds", "directory", "checkpoint", "report",
 }  # fmt: skip

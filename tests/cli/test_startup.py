@@ -40,6 +40,7 @@ def _command(*words: str, watched: tuple[str, ...] = _SLOW) -> set[str]:
         "from devicelab import Lab, VirtualDesk",
         "import devicelab.plans.build, devicelab.plans.cache, devicelab.plans.facts",
         "import devicelab.report.plans, devicelab.runner.packs",
+        "import devicelab.rounds.privacy, devicelab.report.privacy",
     ],
 )
 def test_importing_it_loads_no_training_stack(code: str) -> None:

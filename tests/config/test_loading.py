@@ -206,7 +206,7 @@ def test_all_errors_are_listed_with_lines_and_suggestions(write: Write) -> None:
         ("round: {rounds: 3, epochs: 1, steps: 2}", "line 6: round.steps: give `epochs` or `steps`, not both"),
         ("round: {rounds: 3, hyper: {seed: 3}}", "round.hyper.seed: seeds come from the experiment's `seed`"),
         ("round: {rounds: 3, idle: 5m, deadline: 1m}", "round.idle: longer than the `deadline`"),
-        ("round: {rounds: 3, clients: {}}", "exactly one of `number` and `fraction`"),
+        ("round: {rounds: 3, clients: {}}", "exactly one of `number`, `fraction` and `probability`"),
         ("round: {rounds: 3, clients: {number: 11}}", "round.clients.number: there are only 10 clients"),
         ("round: {rounds: 0}", "round.rounds: should be greater than or equal to 1, not 0"),
         ("round: {rounds: true}", "round.rounds: should be a valid integer, not True"),
@@ -252,6 +252,50 @@ def test_one_error_is_one_line(change: str, message: str, write: Write) -> None:
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert str(caught.value).startswith(f"{path}: line ")
+
+
+PRIVATE = """\
+name: digits
+plan: {class: devicelab.plans.zoo:MLP}
+data:
+  source: digits
+  partition: {by: iid, clients: 10}
+round: {rounds: 3, clip_norm: 0.5, clients: {probability: 0.3}}
+aggregation: {weight: uniform, privacy: {noise_multiplier: 1.1}}
+"""
+
+
+def test_a_private_experiment(write: Write) -> None:
+    experiment = load_experiment(write(PRIVATE))
+    assert experiment.privacy is not None
+    assert (experiment.privacy.noise_multiplier, experiment.privacy.delta) == (1.1, 1e-5)
+    assert (experiment.round.clients.chance, experiment.round.clients.size(943)) == (0.3, 283)
+    assert "noise_multiplier: 1.1" in explain(experiment)
+    everybody = load_experiment(write(PRIVATE.replace("{probability: 0.3}", "all")))
+    assert everybody.round.clients.chance == 1.0
+    assert load_experiment(write(MINIMAL)).privacy is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{probability: 0.3}", "{fraction: 0.3}", "round.clients: privacy needs every client drawn by itself"),
+        ("{probability: 0.3}", "{number: 3}", "round.clients: privacy needs every client drawn by itself"),
+        ("clip_norm: 0.5, ", "", "round.clip_norm: privacy needs a bound"),
+        ("weight: uniform, ", "", "aggregation.weight: with privacy every client counts the same"),
+        ("weight: uniform", "weight: sqrt_examples", "aggregation.weight: with privacy"),
+        ("zoo:MLP}", "zoo:MLP, counts: {bias: item}}", "plan.counts: these first values are counted"),
+        (", privacy: {noise_multiplier: 1.1}", "", "round.clients.probability: only for aggregation.privacy"),
+        ("weight: uniform, ", "rule: median, ", "aggregation.privacy: unknown key"),
+        ("noise_multiplier: 1.1", "noise_multiplier: 0", "aggregation.privacy.noise_multiplier: "),
+        ("noise_multiplier: 1.1", "noise_multiplier: 1.1, delta: 1.0", "aggregation.privacy.delta: "),
+        ("{probability: 0.3}", "{probability: 0.3, number: 3}", "round.clients: give exactly one of"),
+    ],
+)
+def test_what_breaks_the_guarantee_is_refused(old: str, new: str, message: str, write: Write) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(write(PRIVATE.replace(old, new)))
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from devicelab.report.history import Missing, Reading, RunHistory
 from devicelab.report.html import run_page
+from devicelab.store.releases import PrivacySpent
 from tests.report.histories import make_run
 from tests.report.pages import Page
 
@@ -179,3 +180,13 @@ def test_numbers_that_are_none_draw_nothing_odd() -> None:
     readings = (Reading("A", 1.0, None, None, None), Reading("A", 1.0, float("nan"), float("inf"), "strange"))
     html = run_page(replace(history, readings=readings), version="0.1.0")
     assert not re.search(r'[ "(]-?(nan|inf)[ ")]', html)
+
+
+def test_a_private_run_says_how_private_and_what_that_is_not() -> None:
+    spent = PrivacySpent(3.07, 1e-5, 1.5, 0.1, 0.25, 40)
+    found = run_page(replace(make_run(3, 2), privacy=spent), version="0.1.0")
+    section = next(each for each in Page(found).root.all("section") if each.attributes["id"] == "privacy")
+    told = " ".join(each.text for each in section.all())
+    for words in ("3.07", "1e-05", "40", "0.25", "whole shard", "have no noise"):
+        assert words in told
+    assert 'id="privacy"' not in run_page(make_run(3, 2), version="0.1.0")

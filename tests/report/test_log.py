@@ -21,6 +21,8 @@ from devicelab.rounds.events import (
     Excluded,
     Exclusion,
     Phase,
+    RoundFinished,
+    RoundResult,
     RunStarted,
 )
 from tests.report.happenings import a_run
@@ -123,6 +125,8 @@ def test_a_phase_is_never_held_back() -> None:
         ),
         (DeviceProgress(1, "A", "x", 2, 3, 4, 5, None, 60, 2.0),
          "round 1: A client 3/3, step 4/5, loss –, 30 examples/s"),
+        (RoundFinished(RoundResult(3, 2, 7, 90, None, 0.5, {}, 1.5, 1, 1, epsilon=2.5)),
+         "round 3 done: 7 clients on 2 phones, loss 0.5000, ε 2.5000, 1.50 s"),
     ],
 )  # fmt: skip
 def test_events_in_words(event: Event, said: str) -> None:

@@ -65,7 +65,8 @@ def test_the_same_seeds_on_the_same_phones_give_the_same_bytes(
 def test_run_round_speaks_json(options: list[str], tmp_path: Path) -> None:
     path = experiment_file(tmp_path)
     told = document("run-round", str(path), "--rounds", "2", *options)
-    assert set(told) == {"run", "rounds", "checkpoint", "report"}
+    assert set(told) == {"run", "rounds", "privacy", "checkpoint", "report"}
+    assert told["privacy"] is None
     assert Path(told["checkpoint"]).is_file()
     assert Path(told["report"]).is_file()
     keys = "round devices clients examples loss_before loss_after metrics seconds bytes_sent bytes_received"

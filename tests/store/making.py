@@ -20,7 +20,7 @@ EXPERIMENT = "# mine\nname: digits\nseed: 7\n"
 VERSIONS = {"devicelab": "0.1.0", "python": "3.11"}
 
 
-def make_run(path: Path) -> Run:
+def make_run(path: Path, *, secret: bool = False) -> Run:
     path.parent.mkdir(parents=True, exist_ok=True)
     return Run.create(
         path,
@@ -30,6 +30,7 @@ def make_run(path: Path) -> Run:
         plan_sha256=PLAN_SHA256,
         plan_files={"plan.onnx": PLAN},
         versions=VERSIONS,
+        secret=secret,
     )
 
 

@@ -59,6 +59,7 @@ def test_a_ledger_of_every_released_version_can_be_read_and_written(tmp_path: Pa
         assert reader.run().name == "digits"
         assert reader.run().rounds == (None if version < 2 else 3)
         assert [each.client for each in reader.updates(1, accepted=True)] == ["A0", "A1"]
+        assert [each.epsilon for each in reader.releases()] == ([] if version < 3 else [1.68])
     assert path.read_bytes() == before
     with Ledger(path) as ledger:
         assert [job.state for job in ledger.jobs()] == [JobState.REMOVED, JobState.LATE, JobState.PLANNED]

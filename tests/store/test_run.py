@@ -194,6 +194,64 @@ def test_updates_of_finished_rounds_can_be_forgotten(run: Run) -> None:
     assert run.verify() == []
 
 
+RELEASE = {
+    "sampling": 0.5,
+    "expected": 2.0,
+    "clip_norm": 0.1,
+    "noise_multiplier": 1.0,
+    "delta": 1e-5,
+    "epsilon": 3.5,
+}
+
+
+def test_a_round_has_one_noisy_mean_and_keeps_it_until_its_model_is_there(run: Run) -> None:
+    begin(run)
+    mean = {"param/w": np.arange(6, dtype=np.float32)}
+    assert run.ledger.spent() is None
+    record = run.record_release(1, mean, **RELEASE)
+    with pytest.raises(ValueError, match="UNIQUE"):
+        run.record_release(1, {"param/w": np.zeros(6, np.float32)}, **RELEASE)
+    run.sweep()
+    assert np.array_equal(run.load_release(record)["param/w"], mean["param/w"])
+    assert run.ledger.releases() == [record]
+    run.save_checkpoint(1, model(1.0))
+    run.ledger.forget_updates(1)
+    run.sweep()
+    assert not run.blobs.path(record.blob).exists()
+    assert run.verify() == []
+    spent = run.ledger.spent()
+    assert spent is not None
+    assert (spent.epsilon, spent.rounds, spent.clip, spent.sampling) == (3.5, 1, 0.1, 0.5)
+    with pytest.raises(ValueError, match="round"):
+        run.record_release(1, mean, **RELEASE)
+
+
+def test_an_epsilon_without_end_is_no_number_in_json(run: Run) -> None:
+    begin(run)
+    run.record_release(1, model(), **{**RELEASE, "epsilon": float("inf")})
+    spent = run.ledger.spent()
+    assert spent is not None
+    assert spent.epsilon == float("inf")
+    assert spent.document()["epsilon"] is None
+
+
+def test_a_secret_is_for_its_owner_and_another_will_not_do(tmp_path: Path) -> None:
+    made = [make_run(tmp_path / name, secret=True) for name in ("one", "two")]
+    secrets = [each.secret() for each in made]
+    assert secrets[0] != secrets[1]
+    assert {len(secret) for secret in secrets} == {32}
+    for path, mode in ((made[0].path, 0o700), (made[0].path / "secret", 0o600)):
+        assert path.stat().st_mode & 0o777 == mode
+    (made[0].path / "secret").write_bytes(b"short")
+    with pytest.raises(StoreError, match="damaged"):
+        made[0].secret()
+    (made[1].path / "secret").unlink()
+    with pytest.raises(StoreError, match="secret"):
+        made[1].secret()
+    for each in made:
+        each.close()
+
+
 def test_missing_and_damaged_files_are_found(run: Run) -> None:
     first, _ = begin(run)
     blob = run.record_update(first, b"one", [facts("A0"), facts("A1")])
