@@ -309,7 +309,11 @@ class PlanError(DevicelabError):
 
 
 class RowsError(PlanError):
-    """A step reads or changes rows of a table that its data do not name: it cannot do with some of them."""
+    """A step reads or changes rows of a table that its data do not name: it cannot do with some of them.
+
+    What to do: Take the parameters that the message names out of the plan's `tables`, or what touches all their
+    rows (weight decay, scores of all items) out of its training step.
+    """
 
 
 class RoundError(DevicelabError):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devicelab.aggregation.norms import l2_norm
+from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.update import ClientUpdate
 from devicelab.config import Experiment
 from devicelab.data.shards import read_shard
@@ -71,7 +72,8 @@ class RoundVerified:
     Attributes:
         round: Its number.
         clients: How many clients were trained again.
-        model: Distance between the two models after the round, in lengths of the step that the round took.
+        model: Distance between the two models after the round, in lengths of the step that the round took;
+            not compared in a private round, whose noise nobody can draw again.
         updates: The largest error in what is known of the clients' updates: norms, losses before and after.
         metrics: The largest error in what was measured after the round, on phones and on the host.
         differences: What is further off than the tolerance.
@@ -182,22 +184,29 @@ class _Again:
         """Do one round again and compare."""
         found = _Comparison(self._tolerance)
         start, said = self._run.load_checkpoint(before), self._run.load_checkpoint(after)
-        release = next((each for each in self._run.ledger.releases() if each.round == after.round), None)
-        rule = rule_for(self._setup.experiment.aggregation)
-        updates = 0.0
+        worst = 0.0
         records = self._run.ledger.updates(after.round, accepted=True)
+        rule = (
+            None if self._setup.experiment.privacy is not None else rule_for(self._setup.experiment.aggregation)
+        )
         for record, trained in self._trained(records, start, after.round):
-            weight = record.weight if record.weight is not None else float(record.examples)
-            rule.add(ClientUpdate(trained.delta, weight, record.examples, record.client, record.device))
-            updates = max(updates, self._compare_update(found, record, trained))
+            if rule is not None:
+                weight = record.weight if record.weight is not None else float(record.examples)
+                rule.add(ClientUpdate(trained.delta, weight, record.examples, record.client, record.device))
+            worst = max(worst, self._compare_update(found, record, trained))
+        # Nobody can draw a private round's noise again, so its model is not compared.
+        model = (
+            0.0 if rule is None else self._compare_models(found, start, said, self._next(before, start, rule))
+        )
+        metrics = self._compare_evaluations(found, after.round, said)
+        return RoundVerified(after.round, len(records), model, worst, metrics, tuple(found.differences))
+
+    def _next(self, before: CheckpointRecord, start: Arrays, rule: Rule) -> Arrays:
+        """The model after a round whose updates the rule has taken in."""
         optimized = [i.name for i in self._setup.plans.train.signature.with_role(Role.PARAMETER)]
         server = server_for(self._setup.experiment.aggregation, optimized)
         server.load_state(self._run.load_server_state(before))
-        # Nobody can draw a private round's noise again: its mean is taken as it is recorded.
-        mean = rule.result() if release is None else self._run.load_release(release)
-        model = self._compare_models(found, start, said, server.step(start, mean))
-        metrics = self._compare_evaluations(found, after.round, said)
-        return RoundVerified(after.round, len(records), model, updates, metrics, tuple(found.differences))
+        return server.step(start, rule.result())
 
     def _trained(
         self, records: list[UpdateRecord], start: Arrays, number: int

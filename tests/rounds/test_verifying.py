@@ -42,6 +42,9 @@ def phones(module_desk: VirtualDesk) -> list[VirtualPhone]:
 def _experiment(directory: Path, kind: str) -> Path:
     if kind == "private":
         return private_experiment_file(directory, evaluation="every: 0\ntraining_loss: true")
+    if kind == "subtables":
+        round_ = _ROUND.format(more="subtables: true").replace("number: 4", "fraction: 1.0")
+        return private_experiment_file(directory, round=round_)
     changes = {"evaluation": _EVALUATION, "round": _ROUND.format(more="")}
     changes["data"] = """
         source: digits
@@ -55,6 +58,10 @@ def _experiment(directory: Path, kind: str) -> Path:
         changes["aggregation"] = "server: {optimizer: fedadam, lr: 0.01, tau: 0.001}"
     elif kind == "clipped":
         changes["round"] = _ROUND.format(more="clip_norm: 0.3")
+    elif kind == "noisy":
+        more = "clip_norm: 0.3\n    quorum: 1.0"
+        changes["round"] = _ROUND.format(more=more).replace("number: 4", "probability: 0.8")
+        changes["aggregation"] = "weight: uniform\nprivacy: {noise_multiplier: 0.5, delta: 1.0e-3}"
     elif kind == "steps":
         changes["round"] = _ROUND.format(more="shuffle: false").replace("epochs: 2", "steps: 9")
     elif kind == "torchscript":  # with a fixed batch
@@ -70,11 +77,17 @@ def _verified(phones: list[VirtualPhone], path: Path, directory: Path) -> Verifi
     return verify_run(directory / "state", load_experiment(path))
 
 
-@pytest.mark.parametrize("kind", ["fedavg", "median", "fedadam", "clipped", "steps", "torchscript", "private"])
+_KINDS = ["fedavg", "median", "fedadam", "clipped", "noisy", "steps", "torchscript", "private", "subtables"]
+
+
+@pytest.mark.parametrize("kind", _KINDS)
 def test_right_numbers(phones: list[VirtualPhone], tmp_path: Path, kind: str) -> None:
     found = _verified(phones, _experiment(tmp_path, kind), tmp_path)
     assert found.right
-    assert [each.clients for each in found.rounds] == ([6, 6] if kind == "private" else [4, 4])
+    if kind != "noisy":  # its cohorts are drawn in secret
+        assert [each.clients for each in found.rounds] == (
+            [6, 6] if kind in ("private", "subtables") else [4, 4]
+        )
     for each in found.rounds:
         assert max(each.model, each.updates, each.metrics) < 1e-5
 
