@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ NAME_LIMIT = 255  # bytes; no file system on a phone has longer ones
 TEXT_LIMIT = 64 << 10  # bytes of a FAIL's reason
 
 HEADER = struct.Struct("<4sI")  # id and length: of requests, DATA, DONE, FAIL, OKAY
+_NO_NAME = re.compile(rb"[/\0\n\r]")
 STAT_V1 = struct.Struct("<III")  # mode, size, mtime
 STAT_V2 = struct.Struct("<IQQIIIIQqqq")  # error, dev, ino, mode, nlink, uid, gid, size, atime, mtime, ctime
 NAME_LENGTH = struct.Struct("<I")
@@ -130,7 +132,7 @@ def check_name(raw: bytes) -> str:
     Raises:
         MalformedError: It is empty, ``.`` or ``..``, too long, or holds a slash, a NUL character or a newline.
     """
-    if not raw or raw in (b".", b"..") or len(raw) > NAME_LIMIT or any(byte in raw for byte in b"/\0\n\r"):
+    if not raw or raw in (b".", b"..") or len(raw) > NAME_LIMIT or _NO_NAME.search(raw):
         raise MalformedError(f"the file name {raw[:80]!r}")
     return raw.decode("utf-8", "surrogateescape")
 

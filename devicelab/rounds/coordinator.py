@@ -85,6 +85,7 @@ class Coordinator:
         self._asking = Asking(run.path.name, setup, self._subtables)
         self._tell = tell
         self._team = Team()
+        self._planned: dict[str, tuple[JobRecord, Task]] = {}  # by this process, in the round that is under way
         self._context = Context(run, setup, lanes, crew.gates, tell, self._team.check, crew.doubt)
 
     def advance(self, last: int) -> list[RoundResult]:
@@ -187,6 +188,7 @@ class Coordinator:
     ) -> None:
         """Choose the cohort and plan everybody's job, in one transaction."""
         number, shards = record.number, self._setup.shards.clients
+        self._planned.clear()
         counted = {each.client: each.device for each in self._ledger.updates(number, accepted=True)}
         device = {**placing.device, **counted}
         cohort = choose_cohort(self._run, self._setup, number, available=device, counted=list(counted))
@@ -205,7 +207,7 @@ class Coordinator:
                 self._ledger.record_device(station.identity, station.serial, station.device.facts.summary())
                 if clients := by_device[station.identity]:
                     job = job_id(self._run.path.name, "r", number, station.identity, record.attempt)
-                    self._plan(job, number, station.identity, clients, parameters)
+                    self._planned[job] = self._plan(job, number, station.identity, clients, parameters)
                     self._ledger.record_samples(job, [sample_of(station.device.facts)])
             self._ledger.advance_round(number, RoundState.CONFIGURED)
         chosen = {serials[key]: tuple(clients) for key, clients in by_device.items() if clients}
@@ -247,7 +249,9 @@ class Coordinator:
                 self._absent(job)
                 undecided.done(job.id)
                 continue
-            planned, task = self._plan(job.id, number, job.device, job.clients, parameters)
+            planned, task = self._planned.get(job.id) or self._plan(
+                job.id, number, job.device, job.clients, parameters
+            )
             decided = partial(undecided.done, job.id)
             part = Part(self._context, station, planned, task, decided)
             self._team.submit(station, part.run, decided)

@@ -287,6 +287,31 @@ def test_endless_output_is_cut_off_in_little_memory(size: int) -> None:
         run(connection, ["yes"], deadline=soon(seconds=60), limit=100_000)
 
 
+def test_gathering_is_cut_off_and_goes_on(connection: FakeConnection) -> None:
+    said = bytearray()
+    with ShellProcess(connection, ["sleep"], deadline=soon()) as process:
+        while not process.gather(said, Deadline("a moment", 0.1)) and not said:
+            pass
+        assert not process.gather(said, Deadline("a moment", 0.1))
+        process.kill(soon())
+        assert process.gather(said, soon())
+    assert said == b"zzz\n"
+
+
+def test_gathering_has_a_limit(connection: FakeConnection) -> None:
+    with ShellProcess(connection, ["flood"], deadline=soon()) as process, pytest.raises(OutputLimitError):
+        process.gather(bytearray(), soon(), limit=100_000)
+
+
+def test_a_command_that_is_left_to_itself_is_not_ended() -> None:
+    connection = ScriptedConnection([[PID + frame(1, b"started"), HANG], [PID + frame(3, b"\0")]])
+    with ShellProcess(connection, ["x"], deadline=soon()) as process:
+        assert process.read(soon()) == (Channel.STDOUT, b"started")
+        process.leave()
+    assert len(connection.streams) == 1  # it takes a second one to end a command
+    assert connection.streams[0].closed
+
+
 def test_after_a_failed_read_there_is_nothing_more_to_read() -> None:
     process = ShellProcess(ScriptedConnection([[PID, b"\x07\0\0\0\0", PID]]), ["x"], deadline=soon())
     errors: list[DevicelabError] = []

@@ -99,6 +99,31 @@ def test_from_the_first_line_to_the_last_file(bench: Bench, attached: bool, tmp_
     session.finish(commit=True)  # nothing to be done
 
 
+def test_who_started_a_job_is_told_of_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = bench.session(work="progress 1")
+    session.prepare()
+    session.start()
+    until(lambda: session.look().state == "gone")
+    monkeypatch.delattr(JobSession, "look")
+    heard: list[Hello | Progress] = []
+    result = session.follow(patience=PATIENCE, on_message=heard.append)
+    assert isinstance(result, TrainResult)
+    assert [type(message) for message in heard] == [Hello, Progress]
+
+
+def test_a_launcher_that_was_ended_is_no_end_of_the_job(bench: Bench) -> None:
+    session = bench.session(work='until [ -f "$d/go" ]; do progress 1; sleep 0.1; done')
+    session.prepare()
+    session.start()
+    until(lambda: b'"step":1' in session.look().log)
+    kill = (
+        "for f in /proc/[0-9]*/cmdline; do p=${f%/cmdline}; p=${p##*/}; "
+        '[ $p != $$ ] && case "$(cat $f)" in *echo\\ started*) kill -9 $p;; esac; done; touch "$1/go"'
+    )
+    bench.device.shell("sh", "-c", kill, "sh", session.directory, check=False)
+    assert isinstance(session.follow(patience=PATIENCE), TrainResult)
+
+
 def test_what_runs_is_stopped_before_it_is_finished(bench: Bench) -> None:
     session = bench.session(work=FOREVER)
     session.prepare()
