@@ -15,7 +15,10 @@ from devicelab.runner.native.build import TARGETS
 from tests.packaging.elsewhere import REBUILT, ROOT, Built, Elsewhere, build, make_elsewhere
 from tests.runner.native.bench import runners
 
-pytestmark = pytest.mark.xdist_group("packaging")  # built once
+pytestmark = [
+    pytest.mark.xdist_group("packaging"),  # built once
+    pytest.mark.timeout(1200),  # two runners are compiled, and PyTorch is read into an environment of its own
+]
 
 PROGRAMS = {f"devicelab/runner/bin/{target}/devicelab-runner" for target in TARGETS}
 
