@@ -316,7 +316,7 @@ class _Training(Step):
                 f"plan {self.plan.label}: this model's gradient cannot be taken example by example: {error}",
                 hint="batch norm, recurrent layers and random layers do not go with example_clip_norm",
             ) from error
-        squares = [(g * g).flatten(1).sum(1) for g in each.values()]
+        squares = [(g * g).reshape(len(g), -1).sum(1) for g in each.values()]
         norms = torch.stack(squares).sum(0).sqrt()
         scale = torch.clamp(hyper["example_clip_norm"] / (norms + 1e-6), max=1.0)
         mean = {n: (g * scale.reshape(-1, *[1] * (g.dim() - 1))).mean(0) for n, g in each.items()}

@@ -76,6 +76,7 @@ _OPTIMIZERS = {
         *((Lookup, "adam", each) for each in ("proximal", "clip_norm", "example_clip_norm", "fixed_batch")),
         (Lookup, "sgd", "clip_norm"),
         (MatrixFactorization, "sgd", ""),
+        (MatrixFactorization, "sgd", "example_clip_norm"),  # it has a parameter of no dimension
         (NeuMF, "momentum", ""),
         (NeuMF, "adam", ""),
     ],
