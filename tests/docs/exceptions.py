@@ -65,22 +65,39 @@ def _extras_exist(words: list[str]) -> None:
             assert extra in project["optional-dependencies"], f"there is no extra {extra!r}"
 
 
+def _is_todays_wheel(words: list[str]) -> None:
+    """The wheel stands behind ``&&`` and so in none of the words: the page is looked at."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"devicelab-{version}-py3-none-any.whl" in (ROOT / "docs" / "ci.md").read_text(), words
+
+
 def _adb_knows(words: list[str]) -> None:
     told = subprocess.run([ADB, "help"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert any(line.split()[:1] == [words[1]] for line in told.splitlines()), f"adb has no {words[1]!r}"
 
 
+_EMULATOR: Final = (
+    "lab/bin/python scripts/ci/emulator mine.yaml --device 'sdk=34,abi=x86_64' --expect 'test/accuracy>=0.9'"
+)
 _WATCH: Final = "devicelab discover --watch --transport direct"
 
 EXCEPTIONS: Final[Mapping[str, How]] = {
     "./scripts/demo": How("minutes long; CI runs it", check=_is_script),
     "./scripts/setup": How("what the tests run in is somebody's choice", check=_is_script),
+    "./scripts/test tests/adb": How("as the next", check=_is_script),
     "./scripts/test": How("it is what runs this", check=_is_script),
     ". .venv/bin/activate": How("as ./scripts/setup", check=lambda words: _is_script(["scripts/setup"])),
     "pip install -e '.[usb]'": How("as ./scripts/setup", check=_extras_exist),
     "devicelab discover --transport direct --strict": How(
         "virtual phones of old Androids do not tell all", codes=(0, 3)
     ),
+    "devicelab verify mine.yaml --run ~/Downloads/devicelab-api-34/runs/mine-20260701-120000-1a2b": How(
+        "nobody has downloaded it", check=parse
+    ),
+    "python -m venv lab && lab/bin/pip install devicelab-0.1.0-py3-none-any.whl": How(
+        "minutes long; tests/packaging installs one", check=_is_todays_wheel
+    ),
+    _EMULATOR: How("needs an emulator; CI runs it", check=lambda words: _is_script(words[1:])),
     "devicelab doctor": How("what is wrong with this machine is no fault of the page", codes=(0, 2)),
     "devicelab virtual fault unauthorized-1 authorize always": How("somebody must be asking", beside=_WATCH),
     "devicelab discover --transport direct --device 'battery_percent<30'": How("says so itself", codes=(3,)),
@@ -98,6 +115,11 @@ EXCEPTIONS: Final[Mapping[str, How]] = {
 """How each of these is run, whichever page it is on."""
 
 FIRST: Final[Mapping[str, tuple[str, ...]]] = {
+    "docs/ci.md": (
+        "cp configs/digits.yaml mine.yaml",
+        "devicelab virtual up --phones 1",
+        "devicelab run-round mine.yaml --rounds 1",
+    ),
     "docs/lab.md": ("devicelab virtual up --phones 1",),
     "docs/real-phones.md": ("devicelab virtual up --phones 2",),
     "docs/scripting.md": ("devicelab virtual up --profile pixel --profile phone-32bit",),
