@@ -230,4 +230,3 @@ def test_a_run_without_noise_has_neither_a_secret_nor_an_epsilon(
     done = run(phones, tmp_path / "state", private_experiment_file(tmp_path), rounds=1)
     assert done.privacy is None
     assert not (done.directory / "secret").exists()
-    assert stat.S_IMODE(done.directory.stat().st_mode) == 0o755
