@@ -20,7 +20,7 @@ from devicelab.rounds.privacy import private_rule
 from devicelab.rounds.setup import Setup
 
 CONFIG = Path(__file__).parents[2] / "configs" / "movielens-private.yaml"
-NOISES = (0.1, 0.5, 1.0, 2.0, 4.0)
+NOISES = (0.5, 1.0, 2.0, 4.0)
 
 
 def private_round(setup: Setup, number: int) -> tuple[PrivateMean, list[str]]:
