@@ -23,6 +23,7 @@
     │   └── UpdateError                 4   what it sent back after training cannot be used
     ├── VirtualPhoneError               4   a virtual phone cannot be built, started or driven
     ├── PlanError                       5   a model cannot become a plan, or a file is not a valid one
+    │   └── RowsError                   5   a step needs rows of a table that its data do not name
     ├── DataError                       5   data cannot be read or divided, or do not fit the plan
     ├── RoundError                      6   a round failed: too few updates, or no usable average of them
     └── DeadlineError                   7   a wait was cut off; names what was waited for
@@ -57,6 +58,7 @@ __all__ = [
     "RemoteCommandError",
     "RemoteFileError",
     "RoundError",
+    "RowsError",
     "RunnerError",
     "ServiceRefusedError",
     "StoreError",
