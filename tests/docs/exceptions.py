@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import typer.main
+
+from devicelab.cli import app
 from scripts.reference.commands import every_command
 from tests.docs.blocks import ROOT
 from tests.servers import ADB
@@ -47,7 +50,9 @@ AS_WRITTEN: Final = How("nothing speaks against it")
 def parse(words: list[str]) -> None:
     """A command line that devicelab understands: the command is there, and so is every option."""
     known: dict[str, Any] = dict(every_command())
-    name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in known), None)
+    if words[1].startswith("-"):  # no command: options of devicelab itself
+        known["devicelab"] = typer.main.get_command(app)
+    name = next((" ".join(words[:n]) for n in (3, 2, 1) if " ".join(words[:n]) in known), None)
     assert name is not None, f"there is no command `{' '.join(words)}`"
     options = {option for parameter in known[name].params for option in parameter.opts}
     unknown = {word.partition("=")[0] for word in words if word.startswith("-")} - options - {"-h", "--help"}
