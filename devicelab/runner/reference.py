@@ -17,8 +17,8 @@ from devicelab.errors import ConfigError, DataError
 from devicelab.plans.eager import EagerTrainer, evaluate_eagerly
 from devicelab.plans.signature import Input, Role, Signature
 from devicelab.plans.step import Step
-from devicelab.plans.tables import renumbered
-from devicelab.runner.job import ROWS_PREFIX, Client, Job
+from devicelab.plans.tables import ROWS_PREFIX, renumbered
+from devicelab.runner.job import Client, Job
 from devicelab.runner.shuffle import batches
 
 __all__ = ["LocalTraining", "TrainedClient", "train_locally"]
