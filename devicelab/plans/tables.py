@@ -8,13 +8,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from devicelab.plans.ports import Input, Role, Shape, require
+from devicelab.plans.ports import CARRIED, Input, Role, Shape, require
 
-__all__ = ["Table", "check_tables", "open_rows", "open_shape", "renumbered", "row_numbers", "tables_of"]
+__all__ = [
+    "ROWS_PREFIX",
+    "Table",
+    "check_tables",
+    "open_rows",
+    "open_shape",
+    "renumbered",
+    "row_numbers",
+    "tables_of",
+]
+
+ROWS_PREFIX: Final = "rows/"
+"""Before a table's name: what tensors of a parameters file are called that list which of its rows are there."""
 
 Array = np.ndarray[Any, Any]
 
@@ -68,6 +80,10 @@ def check_tables(inputs: Sequence[Input]) -> None:
     """
     members: dict[str, list[Input]] = {}
     for i in inputs:
+        taken = i.role in CARRIED and i.name.startswith(ROWS_PREFIX)
+        require(
+            not taken, f"{i.role.value} {i.name!r}: names that begin with {ROWS_PREFIX} are for lists of rows"
+        )
         if i.rows is not None:
             _check_member(i)
             members.setdefault(i.rows, []).append(i)

@@ -15,7 +15,7 @@ from devicelab.rounds.part import Context
 from devicelab.rounds.station import JobPhone, Station
 from devicelab.rounds.worker import Worker
 from devicelab.runner.job import Job
-from devicelab.runner.messages import EvaluateResult, Metric, Result
+from devicelab.runner.messages import EvaluateResult, Metric, Result, summed_metrics
 from devicelab.store.records import JobRecord, JobState
 
 __all__ = ["Tally", "check_measured", "measure", "plan_evaluation", "values"]
@@ -44,13 +44,8 @@ class Tally:
 
     def metrics(self) -> dict[str, Metric]:
         """Sums and counts over all clients, by the metric's name."""
-        found: dict[str, Metric] = {}
-        for device in sorted(self._results):
-            for client in self._results[device].clients:
-                for name, metric in client.metrics.items():
-                    before = found.get(name, Metric(0.0, 0.0))
-                    found[name] = Metric(before.sum + metric.sum, before.count + metric.count)
-        return found
+        results = [self._results[device] for device in sorted(self._results)]
+        return summed_metrics(client.metrics for result in results for client in result.clients)
 
 
 def values(metrics: Mapping[str, Metric]) -> dict[str, float]:

@@ -50,19 +50,19 @@ class Asked:
         job: The job it was given.
         examples: How many examples each of its clients' shards holds.
         signature: Of the training plan.
-        rows: How many rows it was given of tables that it was not given whole, by table.
+        row_counts: How many rows it was given of tables that it was not given whole, by table.
     """
 
     job: Job
     examples: Mapping[str, int]
     signature: Signature
-    rows: Mapping[str, int] = field(default_factory=dict)
+    row_counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def shared(self) -> dict[str, Spec]:
         """The tensors that a delta has: every parameter and every buffer of floating point."""
         whole = shared_layout(self.signature)
-        tables = {i.name: self.rows.get(i.rows) for i in self.signature.inputs if i.rows is not None}
+        tables = {i.name: self.row_counts.get(i.rows) for i in self.signature.inputs if i.rows is not None}
         return {name: _of_rows(spec, tables.get(name)) for name, spec in whole.items()}
 
     @property

@@ -18,9 +18,8 @@ from devicelab.data.examples import Part
 from devicelab.data.shards import Shard, read_shard
 from devicelab.plans.build import PlanFile
 from devicelab.plans.signature import Signature, Table
-from devicelab.plans.tables import row_numbers
+from devicelab.plans.tables import ROWS_PREFIX, row_numbers
 from devicelab.rounds.setup import Setup
-from devicelab.runner.job import ROWS_PREFIX
 
 __all__ = ["Numbers", "Subtables", "cut", "rows_of"]
 

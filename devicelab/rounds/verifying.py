@@ -31,7 +31,7 @@ from devicelab.rounds.jobs import Asking, Parameters
 from devicelab.rounds.runs import find_trained, setup_of
 from devicelab.rounds.setup import Setup
 from devicelab.rounds.subtables import Subtables
-from devicelab.runner.messages import Metric
+from devicelab.runner.messages import Metric, summed_metrics
 from devicelab.runner.onhost import HostEngines, Trained
 from devicelab.store.records import CheckpointRecord, EvaluationRecord, JobState, UpdateRecord
 from devicelab.store.run import RunReader
@@ -135,7 +135,10 @@ def verify_run(
         setup = setup_of(path, experiment)
         checkpoints = opened.ledger.checkpoints()
         if len(checkpoints) < 2:
-            raise ConfigError(f"the run {path.name} has no finished round to verify")
+            raise ConfigError(
+                f"the run {path.name} has no finished round to verify",
+                hint=f"go on with it: devicelab run-round EXPERIMENT --resume --run {path.name}",
+            )
         again = _Again(opened, setup, tolerance)
         rounds = []
         for before, after in pairwise(checkpoints):
@@ -287,17 +290,15 @@ class _Again:
         private, part = self._setup.private, self._setup.experiment.evaluation.split
         parameters = Parameters(model, private)
         job = self._asking.evaluate("verify", clients=clients, parameters=parameters).job
-        total: dict[str, Metric] = {}
+        parts = []
         examples = 0
         for client in job.clients:
             shard = self._shard(client.client, part)
             kept = self._kept.get(client.client, {})
             measured = self._engines.evaluate(job, client, {**private, **model, **kept}, shard)
             examples += len(next(iter(shard.values())))
-            for name, metric in measured.metrics.items():
-                before = total.get(name, Metric(0.0, 0.0))
-                total[name] = Metric(before.sum + metric.sum, before.count + metric.count)
-        return examples, total
+            parts.append(measured.metrics)
+        return examples, summed_metrics(parts)
 
     def _shard(self, client: str, part: Any) -> Arrays:  # noqa: ANN401 - a Part
         shard = self._setup.shards.clients[client][part]

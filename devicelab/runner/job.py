@@ -11,11 +11,9 @@ from typing import Any, Final, Literal
 
 from devicelab.errors import ConfigError
 
-__all__ = ["PROTOCOL", "ROWS_PREFIX", "Client", "Combine", "Job", "Verb", "check_id"]
+__all__ = ["PROTOCOL", "Client", "Combine", "Job", "Verb", "check_id"]
 
 PROTOCOL: Final = 1
-ROWS_PREFIX: Final = "rows/"
-"""Before a table's name: what tensors of a parameters file are called that list which of its rows are there."""
 
 Verb = Literal["train", "evaluate", "run"]
 Combine = Literal["each", "sum"]

@@ -32,9 +32,9 @@ def cached(sha256: str) -> str:
     return f"{_FROM_JOB}/cache/{sha256}"
 
 
-def kept_path(plan: str, client: str) -> str:
-    """Path of what a client keeps for a plan, as a job names it."""
-    return f"{_FROM_JOB}/private/{plan}/{client}.safetensors"
+def kept_path(run: str, client: str) -> str:
+    """Path of what a client keeps of a run, as a job names it."""
+    return f"{_FROM_JOB}/private/{run}/{client}.safetensors"
 
 
 def job_directory(job: str) -> str:

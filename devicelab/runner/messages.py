@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ __all__ = [
     "Result",
     "RunResult",
     "TrainResult",
+    "summed_metrics",
 ]
 
 LINE_LIMIT: Final = 64 << 20
@@ -99,6 +100,16 @@ class Metric:
 
     sum: float
     count: float
+
+
+def summed_metrics(parts: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """Sums and counts over all parts, by the metric's name, added in the parts' order."""
+    found: dict[str, Metric] = {}
+    for part in parts:
+        for name, metric in part.items():
+            before = found.get(name, Metric(0.0, 0.0))
+            found[name] = Metric(before.sum + metric.sum, before.count + metric.count)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

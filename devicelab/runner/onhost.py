@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from devicelab.plans.build import PlanFiles
 from devicelab.plans.engine import Engine
 from devicelab.plans.signature import Role, Signature
+from devicelab.runner.deltas import clipped_delta
 from devicelab.runner.job import Client, Job
 from devicelab.runner.messages import Metric
 from devicelab.runner.shuffle import batches
@@ -93,7 +94,7 @@ class HostEngines:
         for _, rows in batches(_examples(shard), job, signature, client.seed):
             outputs = self._training.run({**values, **fixed, **_data(signature, shard, rows)})
             values |= {name: outputs[output] for output, name in signature.replacements.items()}
-        delta, norm = _delta(signature, first, values, job.clip_norm)
+        delta, norm = clipped_delta(signature, first, values, job.clip_norm)
         roles = (Role.PRIVATE, Role.STATE) if job.state == "keep" else (Role.PRIVATE,)
         return Trained(
             delta=delta,
@@ -161,16 +162,3 @@ def _hyper(signature: Signature, job: Job, seed: int) -> dict[str, Array]:
         value = seed if i.label == "seed" else job.hyper.get(i.label, i.default or 0)
         found[i.name] = np.asarray(value, i.dtype)
     return found
-
-
-def _delta(
-    signature: Signature, first: Arrays, last: Arrays, clip_norm: float | None
-) -> tuple[dict[str, Array], float]:
-    """What a client hands back, and its norm before it was scaled down."""
-    shared = signature.with_role(Role.PARAMETER, Role.BUFFER)
-    delta = {i.name: last[i.name] - first[i.name] for i in shared if i.dtype.startswith("float")}
-    norm = float(np.sqrt(sum(np.square(each, dtype=np.float64).sum() for each in delta.values())))
-    if clip_norm is not None and norm > clip_norm:
-        scale = clip_norm / norm
-        delta = {name: (each * np.float64(scale)).astype(each.dtype) for name, each in delta.items()}
-    return delta, norm

@@ -5,7 +5,6 @@ Slow and plain, for tests and for whoever doubts a runner's numbers. Importing i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,9 @@ from devicelab.errors import ConfigError, DataError
 from devicelab.plans.eager import EagerTrainer, evaluate_eagerly
 from devicelab.plans.signature import Input, Role, Signature
 from devicelab.plans.step import Step
-from devicelab.plans.tables import renumbered
-from devicelab.runner.job import ROWS_PREFIX, Client, Job
+from devicelab.plans.tables import ROWS_PREFIX, renumbered
+from devicelab.runner.deltas import clipped_delta
+from devicelab.runner.job import Client, Job
 from devicelab.runner.shuffle import batches
 
 __all__ = ["LocalTraining", "TrainedClient", "train_locally"]
@@ -169,16 +169,16 @@ class _Local:
 
     def _delta(self, first: Arrays, last: Arrays) -> tuple[dict[str, Array], float]:
         """What a client hands back, and its norm before it was scaled down."""
-        shared = self.signature.with_role(Role.PARAMETER, Role.BUFFER)
-        delta = {i.name: last[i.name] - first[i.name] for i in shared if i.dtype.startswith("float")}
-        for i in shared:
+        first, last = self._listed(first), self._listed(last)
+        return clipped_delta(self.signature, first, last, self.job.clip_norm)
+
+    def _listed(self, values: Arrays) -> dict[str, Array]:
+        """Whole tables cut down to the rows that the job has."""
+        found = dict(values)
+        for i in self.signature.with_role(Role.PARAMETER):
             if (rows := _rows_of(i, self.rows)) is not None:
-                delta[i.name] = delta[i.name][rows]
-        norm = math.sqrt(sum(float(np.square(each.astype(np.float64)).sum()) for each in delta.values()))
-        if self.job.clip_norm is not None and norm > self.job.clip_norm:
-            scale = self.job.clip_norm / norm
-            delta = {name: (each.astype(np.float64) * scale).astype(each.dtype) for name, each in delta.items()}
-        return delta, norm
+                found[i.name] = values[i.name][rows]
+        return found
 
 
 def _values(trainer: EagerTrainer) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from devicelab.closing import Closing
 from devicelab.errors import StoreError
-from devicelab.runner.messages import Metric
+from devicelab.runner.messages import summed_metrics
 from devicelab.store import tables
 from devicelab.store.database import Database
 from devicelab.store.records import (
@@ -222,11 +222,6 @@ class LedgerReader(Closing):
 
 
 def _summary(number: RoundRecord, updates: list[UpdateRecord], jobs: list[JobRecord]) -> RoundSummary:
-    metrics: dict[str, Metric] = {}
-    for update in updates:
-        for name, value in update.metrics.items():
-            before = metrics.get(name, Metric(0.0, 0.0))
-            metrics[name] = Metric(before.sum + value.sum, before.count + value.count)
     return RoundSummary(
         round=number,
         devices=len({update.device for update in updates}),
@@ -234,7 +229,7 @@ def _summary(number: RoundRecord, updates: list[UpdateRecord], jobs: list[JobRec
         examples=sum(update.examples for update in updates),
         loss_before=_mean([(update.loss_before, update.examples) for update in updates]),
         loss_after=_mean([(update.loss_after, update.examples) for update in updates]),
-        metrics=metrics,
+        metrics=summed_metrics(update.metrics for update in updates),
         bytes_sent=sum(job.bytes_sent for job in jobs),
         bytes_received=sum(job.bytes_received for job in jobs),
     )

@@ -229,6 +229,8 @@ def test_tables_are_parameters_and_data_of_one_name() -> None:
         (8, {"rows": "item"}, "table 'word' has no data"),
         (8, {"rows": "words"}, "table 'word' has no data"),
         (2, {"rows": "other"}, "table 'other' has no data"),
+        (2, {"name": "rows/c"}, "parameter 'rows/c': names that begin with rows/ are for lists of rows"),
+        (4, {"name": "rows/item"}, "state 'rows/item': names that begin with rows/ are for lists of rows"),
     ],
 )
 def test_contradictions_about_tables_are_named(position: int, changes: dict[str, Any], reason: str) -> None:

@@ -254,7 +254,9 @@ def tabled(combine: Combine = "sum", *, clip: float | None = None) -> Asked:
         else i
         for i in SIGNATURE.inputs
     )
-    return replace(asked(combine, clip=clip), signature=replace(SIGNATURE, inputs=inputs), rows={"thing": 2})
+    return replace(
+        asked(combine, clip=clip), signature=replace(SIGNATURE, inputs=inputs), row_counts={"thing": 2}
+    )
 
 
 def some(scale: float = 1.0) -> Arrays:
@@ -312,7 +314,7 @@ def test_an_update_is_as_large_as_its_rows_at_most() -> None:
         ),
     )
     assert large.largest > 16_000_000
-    few = replace(large, rows={"thing": 1000})
+    few = replace(large, row_counts={"thing": 1000})
     assert len(save({"param/w": np.zeros((1000, 4), np.float32)})) <= few.largest < 30_000
     content = OutputFile("update.safetensors", 16_000_000, "0" * 64)
     with pytest.raises(UpdateError, match="at most"):

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from devicelab.plans.tables import row_numbers
-from devicelab.runner.job import ROWS_PREFIX
+from devicelab.plans.tables import ROWS_PREFIX, row_numbers
 from tests.runner.native.bench import Bench, Exported
 
 Array = np.ndarray[Any, Any]
