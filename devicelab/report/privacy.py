@@ -14,7 +14,7 @@ def privacy_words(spent: PrivacySpent) -> str:
     """One line: ``ε 3.07 at δ = 1e-05 for a client more or less, over 40 rounds (noise …)``."""
     return (
         f"ε {figure(spent.epsilon)} at δ = {spent.delta:g} for a client more or less, "
-        f"over {plural(spent.rounds, 'round')} (noise {spent.noise_multiplier:g}, clip {spent.clip:g}, "
+        f"over {plural(spent.rounds, 'round')} (noise {spent.noise_multiplier:g}, clip {spent.clip_norm:g}, "
         f"sampling {spent.sampling:g})"
     )
 
@@ -29,7 +29,7 @@ def privacy(history: RunHistory) -> Section | None:
         ["δ", f"{spent.delta:g}"],
         ["rounds counted", str(spent.rounds)],
         ["clients in a round", f"each with the probability {spent.sampling:g}, drawn in secret"],
-        ["clip norm of a client's delta", f"{spent.clip:g}"],
+        ["clip norm of a client's delta", f"{spent.clip_norm:g}"],
         ["noise on the sum, in clip norms", f"{spent.noise_multiplier:g}"],
     ]
     text = (

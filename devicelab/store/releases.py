@@ -43,7 +43,7 @@ class PrivacySpent:
         epsilon: ε; infinite where there is none for this δ.
         delta: δ.
         noise_multiplier: The noise's standard deviation on the sum, in clip norms.
-        clip: The clip norm.
+        clip_norm: The clip norm.
         sampling: With which probability each client took part in a round.
         rounds: How many noisy sums were made.
     """
@@ -51,7 +51,7 @@ class PrivacySpent:
     epsilon: float
     delta: float
     noise_multiplier: float
-    clip: float
+    clip_norm: float
     sampling: float
     rounds: int
 
@@ -61,7 +61,7 @@ class PrivacySpent:
             "epsilon": self.epsilon if math.isfinite(self.epsilon) else None,
             "delta": self.delta,
             "noise_multiplier": self.noise_multiplier,
-            "clip": self.clip,
+            "clip_norm": self.clip_norm,
             "sampling": self.sampling,
             "rounds": self.rounds,
         }

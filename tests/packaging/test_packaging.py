@@ -39,7 +39,7 @@ def test_the_sdist_is_the_project_and_nothing_else(built: Built) -> None:
     assert {name.parts[0] for name in names} == {
         *("devicelab", "configs", "docs", "scripts", "tests"),
         *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE"),
-        *("PKG-INFO", ".gitignore"),
+        *("PKG-INFO", ".ci", ".github", ".gitignore"),
     }
     assert PurePosixPath("devicelab/runner/native/main.zig") in names
     assert PurePosixPath("tests/packaging/test_packaging.py") in names

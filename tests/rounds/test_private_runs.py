@@ -96,7 +96,7 @@ def test_a_run_says_how_private_it_is_everywhere(phones: list[VirtualPhone], tmp
         "epsilon": twice,
         "delta": 1e-5,
         "noise_multiplier": NOISE,
-        "clip": CLIP,
+        "clip_norm": CLIP,
         "sampling": CHANCE,
         "rounds": 2,
     }

@@ -221,7 +221,7 @@ def test_a_round_has_one_noisy_mean_and_keeps_it_until_its_model_is_there(run: R
     assert run.verify() == []
     spent = run.ledger.spent()
     assert spent is not None
-    assert (spent.epsilon, spent.rounds, spent.clip, spent.sampling) == (3.5, 1, 0.1, 0.5)
+    assert (spent.epsilon, spent.rounds, spent.clip_norm, spent.sampling) == (3.5, 1, 0.1, 0.5)
     with pytest.raises(ValueError, match="round"):
         run.record_release(1, mean, **RELEASE)
 
