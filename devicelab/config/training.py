@@ -119,8 +119,8 @@ class RoundConfig(Settings):
     )
     idle: Seconds = Field(
         default=30.0,
-        description="when a device is given up that trains and does not answer, or an evaluation goes on without "
-        "one that is away; a job that is silent for so long is started anew, at most `retries` times",
+        description="when a device is given up that trains and does not answer, or an evaluation goes on "
+        "without one that is away; a job that is silent for so long is started anew, at most `retries` times",
     )
     quorum: float = Field(
         default=0.5, gt=0, le=1, description="part of the cohort's clients without which a round fails"
