@@ -36,6 +36,11 @@ class Deadline:
         """Whether the time is over."""
         return time.monotonic() >= self._end
 
+    @property
+    def left(self) -> float:
+        """Seconds left; 0 once the time is over."""
+        return max(0.0, self._end - time.monotonic())
+
     def error(self) -> DeadlineError:
         """The error to raise once the time is over."""
         return DeadlineError(self.operation, seconds=self.seconds, device=self.device)

@@ -113,8 +113,15 @@ class RoundConfig(Settings):
         description="whether a device gets and returns only those rows of the plan's tables that its clients' "
         "data name: traffic follows the data and not the catalogue; needs `rule: fedavg`, `state: reset`",
     )
-    deadline: Seconds = Field(default=600.0, description="when a device's part of a round is cut off")
-    idle: Seconds = Field(default=30.0, description="when a device that shows no progress is given up")
+    deadline: Seconds = Field(
+        default=600.0,
+        description="when a device's part of a round is cut off; one that is away may come back until then",
+    )
+    idle: Seconds = Field(
+        default=30.0,
+        description="when a device is given up that trains and does not answer, or an evaluation goes on "
+        "without one that is away; a job that is silent for so long is started anew, at most `retries` times",
+    )
     quorum: float = Field(
         default=0.5, gt=0, le=1, description="part of the cohort's clients without which a round fails"
     )

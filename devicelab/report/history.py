@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from devicelab.report.figures import natural
@@ -22,12 +22,14 @@ class Missing:
         how: ``excluded`` (from the start), ``failed``, ``rejected`` or ``late``.
         reason: In words for people.
         clients: Which clients, where it is about some of them.
+        asked: Which clients a device was asked for that has failed as a whole.
     """
 
     device: str
     how: str
     reason: str
     clients: tuple[str, ...] = ()
+    asked: tuple[str, ...] = field(default=(), compare=False)  # the same story with other clients is the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,7 +267,8 @@ def _missing(
     bad = [job for job in jobs if job.state in _ENDED_BADLY]
     for job in bad:
         how = job.state.value if job.verb == "train" else f"evaluation {job.state.value}"
-        yield Missing(told.name(job.device), how, job.reason.removeprefix(f"job {job.id}: "))
+        reason = job.reason.removeprefix(f"job {job.id}: ")
+        yield Missing(told.name(job.device), how, reason, asked=tuple(job.clients))
     known = {(job.device, frozenset(job.clients)) for job in bad} | {(job.device, job.reason) for job in bad}
     for each in exclusions:
         if known.isdisjoint({(each.device, frozenset(each.clients)), (each.device, each.reason)}):

@@ -211,7 +211,12 @@ def _round_document(each: RoundHistory) -> dict[str, Any]:
         "bytes_sent": each.bytes_sent,
         "bytes_received": each.bytes_received,
         "excluded": [
-            {"device": one.device, "reason": one.reason, "how": one.how, "clients": list(one.clients)}
+            {
+                "device": one.device,
+                "reason": one.reason,
+                "how": one.how,
+                "clients": list(one.clients or one.asked),
+            }
             for one in each.missing
         ],
     }

@@ -93,6 +93,7 @@ def measure(context: Context, station: Station, record: JobRecord, task: Task) -
             take=take,
             tell=context.tell,
             interrupted=context.interrupted,
+            away=config.idle,  # nothing that it has done would be lost
         )
         outcome = worker.run()
         if outcome.phase is not Phase.DONE:

@@ -23,6 +23,7 @@ __all__ = ["JobPhone", "Station"]
 
 _FOREVER: Final = 10.0**9  # seconds; the round's own clock is the one that counts
 _PING: Final = 5.0
+_BRIEF: Final = 1.0  # seconds that a phone may be gone before anybody hears of it
 _T = TypeVar("_T")
 
 
@@ -143,7 +144,7 @@ class JobPhone:
         self, on_message: Callable[[Hello | Progress], object], between: Callable[[], object], idle: float
     ) -> Result:
         """Wait for its end."""
-        patience = Patience(total=_FOREVER, idle=idle, away=_FOREVER)
+        patience = Patience(total=_FOREVER, idle=idle, away=_BRIEF)
         return self._session.follow(patience=patience, on_message=on_message, between=between)
 
     def collect(self, result: Result, deadline: Deadline) -> None:

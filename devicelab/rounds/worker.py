@@ -9,8 +9,8 @@
 
 Every step but *take* may be repeated: the job's id decides what is there already. *take* checks what came and
 stores it, on this host alone; before it the phone's copy stays, after it the phone may forget. A phone that
-does not answer is waited for until its deadline, and the step is done again when it is back; only failures of a
-phone that does answer are counted.
+is away is waited for until its deadline, and the step is done again when it is back; one that is there and
+silent is given up (:mod:`devicelab.rounds.absence`). Only failures of a phone that does answer are counted.
 
 What ends a device's part: its update is stored (done); it cannot or must not go on (failed); what it sent
 cannot be an honest update (rejected); its time is over (late). A part that has ended without an update is never
@@ -20,12 +20,13 @@ taken up again in this attempt at the round, so a client is counted once or not 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 
 from devicelab.deadline import Deadline
 from devicelab.errors import (
@@ -41,10 +42,12 @@ from devicelab.errors import (
     RunnerError,
     UpdateError,
 )
+from devicelab.rounds.absence import Absence
 from devicelab.rounds.events import DevicePhase, DeviceProgress, DeviceTrouble, Event, Phase
+from devicelab.rounds.phone import Phone
 from devicelab.runner.messages import Hello, Progress, Result
 
-__all__ = ["Ended", "InterruptedRoundError", "Outcome", "Phone", "Step", "Worker", "step_after"]
+__all__ = ["Ended", "InterruptedRoundError", "Outcome", "Step", "Worker", "step_after"]
 
 _PAUSE: Final = 0.25, 2.0  # seconds between two attempts to reach a phone: at first, and at most
 _REACH: Final = 10.0  # for one attempt
@@ -104,59 +107,6 @@ class Ended(Exception):  # noqa: N818 - it is an end and not an error
         self.reason = reason
 
 
-class Phone(Protocol):
-    """What a worker does with its phone. Every method may be called again after it has failed."""
-
-    @property
-    def serial(self) -> str:
-        """How the phone is called."""
-        ...
-
-    def prepare(self, deadline: Deadline) -> None:
-        """Have everything that the job needs on the phone, and the job's directory."""
-        ...
-
-    def start(self) -> None:
-        """Start the job, unless it runs or has ended well."""
-        ...
-
-    def follow(
-        self, on_message: Callable[[Hello | Progress], object], between: Callable[[], object], idle: float
-    ) -> Result:
-        """Wait for the job's end.
-
-        Args:
-            on_message: Told what the runner says.
-            between: Called between two looks; what it raises ends the wait and leaves the job as it is.
-            idle: Seconds without a line while the phone answers; DeadlineError after them.
-        """
-        ...
-
-    def collect(self, result: Result, deadline: Deadline) -> None:
-        """Pull what the job wrote, if it wrote anything."""
-        ...
-
-    def stop(self) -> None:
-        """Stop the job if it runs."""
-        ...
-
-    def finish(self) -> None:
-        """Let what the clients keep take its place, and remove the job."""
-        ...
-
-    def remove(self) -> None:
-        """Stop the job if it runs, and remove all of it."""
-        ...
-
-    def reach(self, deadline: Deadline) -> None:
-        """Connect to the phone, and make sure that it is the same one.
-
-        Raises:
-            DeviceLostError, DeadlineError: It is not there.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a device's part of a round ended.
@@ -183,13 +133,15 @@ class Worker:
         phone: The phone.
         round_number: Of which round.
         deadline: When the device is cut off.
-        idle: Seconds without a sign of progress after which a job is started anew.
+        idle: Seconds without a sign of progress after which a job is started anew; without an answer, after
+            which the phone is given up.
         retries: How often a step may fail while the phone answers, and be tried again.
         take: Checks and stores what came. UpdateError rejects it.
         health: Looks after the phone's health now and then; raises :class:`Ended` if it must not go on.
         interrupted: Raises :class:`InterruptedRoundError` if the round is not to go on.
         tell: Hears events.
         has_taken: Called once the update is stored, before the phone is told.
+        away: Seconds that a phone is waited for that is away; until the deadline, if nobody says so.
     """
 
     phone: Phone
@@ -202,10 +154,12 @@ class Worker:
     health: Callable[[], object] = lambda: None
     interrupted: Callable[[], object] = lambda: None
     has_taken: Callable[[], object] = lambda: None
+    away: float = math.inf
     seconds: dict[str, float] = field(default_factory=dict)
     _failures: Counter[Step] = field(default_factory=Counter)
     _result: Result | None = None
     _phase: Phase | None = None
+    _absence: Absence | None = None
     _lines: int = 0
     _tell_next: float = 0.0
 
@@ -267,6 +221,7 @@ class Worker:
             case Step.START:
                 self.phone.start()
             case Step.FOLLOW:
+                self._lines = 0  # whoever follows a job again hears all of it again
                 self._result = self.phone.follow(self._heard, self._between, self.idle)
             case Step.COLLECT:
                 assert self._result is not None
@@ -283,34 +238,53 @@ class Worker:
         if self.deadline.expired:
             raise Ended(Phase.LATE, self._late()) from error
         again = step_after(error, step)
-        if not isinstance(error, _AWAY) or self._answers():
+        missed = self._missed()
+        # A job is followed through short losses, so who answers after one that was told here was away.
+        away = missed is not None or (step is Step.FOLLOW and isinstance(error, DeviceLostError))
+        if not (isinstance(error, _AWAY) and away):
             self._failures[step] += 1
             if self._failures[step] > self.retries:
                 raise Ended(Phase.REJECTED if _lies(error, step) else Phase.FAILED, _words(error)) from error
-        self.tell(DeviceTrouble(self.round_number, self.phone.serial, _words(error)))
-        self._await_phone()
+        silent = step is Step.FOLLOW and isinstance(error, DeadlineError)
+        if missed is None:
+            self.tell(DeviceTrouble(self.round_number, self.phone.serial, _words(error)))
+        else:
+            self._await_phone(missed, step, before=self.idle if silent else 0.0)
         with contextlib.suppress(DevicelabError):  # where it fails, the next step will fail, too
             if again is Step.PREPARE and step is not Step.PREPARE:
                 self.phone.remove()  # what is there is not what was put there
-            elif step is Step.FOLLOW and isinstance(error, DeadlineError):
+            elif silent:
                 self.phone.stop()  # it runs and does nothing
         return again
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(DevicelabError):
-            self.phone.reach(self.deadline.within("answer", _REACH))
-            return True
-        return False
+    def _missed(self) -> DevicelabError | None:
+        """Why the phone cannot be reached; None if it answers."""
+        try:
+            self.phone.reach(self.deadline.within("answer", min(_REACH, self.idle)))
+        except DevicelabError as error:
+            return error
+        return None
 
-    def _await_phone(self) -> None:
-        """Return once the phone answers."""
+    def _await_phone(self, missed: DevicelabError, step: Step, *, before: float) -> None:
+        """Return once the phone answers; ``before``: seconds that it has been silent already, if it is."""
+        before = before if isinstance(missed, DeadlineError) else 0.0
+        self._absence = absence = Absence(missed, idle=self.idle, away=self.away, before=before)
+        if not absence.over:
+            words = absence.told(self.deadline.left, training=step is Step.FOLLOW)
+            self.tell(DeviceTrouble(self.round_number, self.phone.serial, words))
         pause, most = _PAUSE
-        while not self._answers():
+        found: DevicelabError | None = missed
+        while found is not None:
+            absence.note(found)
+            if absence.over:
+                raise Ended(Phase.FAILED, str(absence)) from found
             until = time.monotonic() + pause
             while time.monotonic() < until:
                 self._check()
                 time.sleep(0.05)
             pause = min(2 * pause, most)
+            found = self._missed()
+        self._absence = None
 
     def _check(self) -> None:
         self.interrupted()
@@ -322,10 +296,13 @@ class Worker:
         self.health()
 
     def _late(self) -> str:
-        return f"cut off at its deadline of {self.deadline.seconds:g} s"
+        missed = f"; {self._absence}" if self._absence is not None else ""
+        return f"cut off at its deadline of {self.deadline.seconds:g} s{missed}"
 
     def _tidied(self) -> bool:
         """Leave nothing on a phone that is given up, if it lets us."""
+        if self._absence is not None and self._absence.silent:
+            return False
         try:
             self.phone.reach(Deadline("goodbye", _GOODBYE, self.phone.serial))
             self.phone.remove()

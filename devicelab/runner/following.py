@@ -29,8 +29,8 @@ class Patience:
 
     Attributes:
         total: For the whole of it.
-        idle: Without a line from it, while the device answers.
-        away: While the device does not answer.
+        idle: Without a line from it, while the device answers; or without an answer.
+        away: While the device cannot be reached.
     """
 
     total: float = 3600.0
@@ -101,9 +101,10 @@ class Following:
     def _look(self) -> Look | None:
         """One look; None while the device is away and may come back."""
         try:
-            look = self._session.look(self._offset)
-        except (DeviceLostError, DeadlineError):
-            if time.monotonic() - self._answered > self._patience.away:
+            look = self._session.look(self._offset, seconds=self._patience.idle)
+        except (DeviceLostError, DeadlineError) as error:
+            there = isinstance(error, DeadlineError)  # and silent
+            if time.monotonic() - self._answered > (self._patience.idle if there else self._patience.away):
                 raise
             self._away = True
             return None

@@ -184,13 +184,19 @@ class JobSession:
         finally:
             self._let_go()
 
-    def look(self, offset: int = 0) -> Look:
+    def look(self, offset: int = 0, *, seconds: float | None = None) -> Look:
         """The job's state now and its output from ``offset`` on, up to a mebibyte.
+
+        Args:
+            offset: Bytes of the output that are known.
+            seconds: For the answer, where that is less than the device's own limit.
 
         Raises:
             ProtocolError: The device answered something else.
         """
-        said = self.device.shell(*look_command(self.job.job, offset), check=False)
+        limit = self.device.deadlines.command
+        limit = limit if seconds is None else min(seconds, limit)
+        said = self.device.shell(*look_command(self.job.job, offset), seconds=limit, check=False)
         look = parse_look(said.stdout, offset)
         if look is None:
             raise ProtocolError(

@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 
 from devicelab.errors import RoundError
+from devicelab.report.runs import history_of, run_document
 from devicelab.rounds import part
-from devicelab.rounds.events import DevicePhase, Event, Phase, RoundFinished
+from devicelab.rounds.events import DevicePhase, DeviceTrouble, Event, Phase, RoundFinished
 from devicelab.rounds.health import HealthWatch
 from devicelab.rounds.running import RunReport
+from devicelab.runner.layout import JOBS
 from devicelab.store.records import JobState
 from devicelab.store.run import RunReader
 from devicelab.store.runs import newest_run
 from devicelab.virtual.client import VirtualPhone
 from devicelab.virtual.desk import VirtualDesk
-from tests.rounds.small import lab_of, left_on, private_experiment_file
+from tests.rounds.small import experiment_file, lab_of, left_on, private_experiment_file
 
 Act = Callable[[VirtualPhone], object]
 PHASES = (Phase.PUSH, Phase.START, Phase.TRAIN, Phase.PULL, Phase.COMMIT)
@@ -41,7 +43,7 @@ _ROUND = """
     batch_size: 4
     hyper: {{lr: 0.1}}
     deadline: {deadline}s
-    idle: {deadline}s
+    idle: {idle}s
     quorum: {quorum}
 """
 
@@ -87,10 +89,11 @@ class World:
         *listeners: Callable[[Event], object],
         rounds: int = 1,
         deadline: float = 100.0,
+        idle: float | None = None,
         quorum: float = 1.0,
         resume: bool = False,
     ) -> RunReport:
-        settings = _ROUND.format(rounds=rounds, deadline=deadline, quorum=quorum)
+        settings = _ROUND.format(rounds=rounds, deadline=deadline, idle=idle or deadline, quorum=quorum)
         path = private_experiment_file(self.home, round=settings)
 
         def all_of_them(event: Event) -> None:
@@ -231,12 +234,18 @@ def test_a_round_goes_on_without_a_late_phone_which_is_tidied_when_it_is_back(
 ) -> None:
     phone = world.phones[0]
     misfortune = Misfortune(phone, VirtualPhone.unplug, (1, Phase.TRAIN))
+    told = list[str]()
 
     def back(event: Event) -> None:
+        if isinstance(event, DeviceTrouble):
+            told.append(event.reason)
         if isinstance(event, RoundFinished) and event.result.round == 1:
             phone.replug()
 
     done = world.run(tmp_path / "state", misfortune, back, rounds=2, deadline=4.0, quorum=0.1)
+    (away,) = told
+    assert away.startswith("is away: ")
+    assert "; what it has trained counts if it is back before its deadline, " in away
     first, second = done.rounds
     assert (first.devices, second.devices) == (1, 2)
     assert [each.device for each in first.excluded] == [phone.address]
@@ -245,6 +254,11 @@ def test_a_round_goes_on_without_a_late_phone_which_is_tidied_when_it_is_back(
         counted = {each.client for each in run.ledger.updates(1, accepted=True)}
         missing = {client for each in run.ledger.exclusions(1) for client in each.clients}
         assert counted | missing == {f"p{n}" for n in range(6)}
+        (job,) = (each for each in run.ledger.jobs(1) if each.device == phone.serial)
+        assert (job.state, "; away since " in job.reason) == (JobState.LATE, True)
+    (listed,) = run_document(history_of(done.directory), done.directory)["rounds"][0]["excluded"]
+    assert set(listed["clients"]) == missing
+    with RunReader(done.directory) as run:
         assert not counted & missing
         late = {each.client for each in run.ledger.updates(1, accepted=False)}
         assert late == missing
@@ -273,3 +287,41 @@ def test_clients_whose_phone_is_away_wait_for_it(world: World, tmp_path: Path) -
         assert {each.client for each in run.ledger.cohort(2)} == set(home) - away
     assert set(kept[phone.address].clients) == away
     assert "keep" in kept[phone.address].reason
+
+
+def test_a_frozen_phone_is_given_up_after_idle_and_not_at_its_deadline(world: World, tmp_path: Path) -> None:
+    phone = world.phones[0]
+    misfortune = Misfortune(phone, VirtualPhone.freeze, (1, Phase.TRAIN))
+
+    def back(event: Event) -> None:
+        if isinstance(event, RoundFinished) and event.result.round == 1:
+            phone.thaw()
+
+    done = world.run(tmp_path / "state", misfortune, back, rounds=2, deadline=100.0, idle=2.0, quorum=0.1)
+    assert [each.devices for each in done.rounds] == [1, 2]
+    with RunReader(done.directory) as run:
+        (job,) = (each for each in run.ledger.jobs(1) if each.device == phone.serial)
+        assert (job.state, "no answer since" in job.reason) == (JobState.FAILED, True)
+        assert not run.ledger.leftovers()
+
+
+def test_a_phone_that_is_away_is_left_out_of_the_evaluation_after_idle(world: World, tmp_path: Path) -> None:
+    settings = "rounds: 1\nclients: {fraction: 1.0}\nhyper: {lr: 0.1}\ndeadline: 6s\nidle: 1s\nquorum: 0.1"
+    data = "source: digits\npartition: {by: iid, clients: 6}\nheld_out: {fraction: 0.2}\ntest: 0.8"
+    path = experiment_file(tmp_path, round=settings, data=data, evaluation="every: 1")
+    phone = world.phones[0]
+    misfortune = Misfortune(phone, VirtualPhone.unplug, (1, Phase.TRAIN))
+    try:
+        with lab_of(world.phones, tmp_path / "state") as lab:
+            done = lab.run_round(path, listener=misfortune)
+    finally:
+        phone.replug()
+    with RunReader(done.directory) as run:
+        ends = {each.verb: each for each in run.ledger.jobs(1) if each.device == phone.serial}
+        assert ends["train"].state is JobState.LATE
+        assert ends["evaluate"].state is JobState.FAILED
+        assert ends["evaluate"].reason.startswith("away since ")
+        assert "devices" in {each.place for each in run.ledger.evaluations() if each.round == 1}
+    with lab_of(world.phones, tmp_path / "look") as lab:
+        for device in lab.discover():
+            device.remove(*(f"{JOBS}/{each.name}" for each in device.listing(JOBS)), recursive=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,7 +33,7 @@ def lost() -> DevicelabError:
     return DeviceLostError("gone", device=SERIAL)
 
 
-def silent() -> DevicelabError:
+def silent() -> DeadlineError:
     return DeadlineError("a line", seconds=1, device=SERIAL)
 
 
@@ -46,6 +48,7 @@ class ScriptedPhone:
     failures: dict[str, list[BaseException]] = field(default_factory=dict)
     away: int = 0  # how many attempts to reach it fail
     away_each: int = 0  # the same, anew after each failure
+    missed: Callable[[], DevicelabError] = lost  # what such an attempt comes to
     serial: str = SERIAL
     calls: list[str] = field(default_factory=list)
     during: Callable[[], object] = lambda: None  # happens while it trains
@@ -86,7 +89,7 @@ class ScriptedPhone:
     def reach(self, deadline: Deadline) -> None:
         if self.away > 0:
             self.away -= 1
-            raise lost()
+            raise self.missed()
 
     def _do(self, what: str) -> None:
         self.calls.append(what)
@@ -99,6 +102,8 @@ def work(
     phone: ScriptedPhone,
     *,
     seconds: float = 60.0,
+    idle: float = 10.0,
+    away: float = math.inf,
     first: Step = Step.PREPARE,
     events: list[Event] | None = None,
     health: Callable[[], object] = lambda: None,
@@ -108,7 +113,8 @@ def work(
         phone=phone,
         round_number=3,
         deadline=Deadline("round 3", seconds, SERIAL),
-        idle=10.0,
+        idle=idle,
+        away=away,
         retries=2,
         take=phone.take,
         tell=(events if events is not None else []).append,
@@ -137,7 +143,8 @@ def test_a_phone_that_was_lost_does_the_same_step_again_when_it_is_back(step: st
     at = SMOOTH.index(step)
     assert phone.calls == [*SMOOTH[:at], step, *SMOOTH[at:]]
     assert outcome.phase is Phase.DONE
-    assert [event.reason for event in events if isinstance(event, DeviceTrouble)] == ["gone"]
+    (told,) = (event.reason for event in events if isinstance(event, DeviceTrouble))
+    assert told.startswith("is away: gone; it is waited for until its deadline, ")
 
 
 def test_a_phone_that_was_lost_in_training_is_started_which_finds_what_runs() -> None:
@@ -211,11 +218,47 @@ def test_an_update_that_is_never_what_was_announced_is_rejected() -> None:
     assert work(phone).phase is Phase.REJECTED
 
 
-def test_a_late_phone_is_cut_off_and_tidied() -> None:
+def test_a_late_phone_is_cut_off_and_its_reason_says_that_it_was_away() -> None:
     phone = ScriptedPhone({"start": [lost()]}, away=10**6)
     outcome = work(phone, seconds=0.5)
     assert (outcome.phase, outcome.removed) == (Phase.LATE, False)
-    assert "0.5 s" in outcome.reason
+    assert re.fullmatch(
+        r"cut off at its deadline of 0\.5 s; away since \d\d:\d\d:\d\d \(gone\)", outcome.reason
+    )
+
+
+def test_a_phone_that_is_away_while_it_trains_is_told_of_at_once_and_until_when_it_may_be_back() -> None:
+    events = list[Event]()
+    assert work(ScriptedPhone({"follow": [lost()]}, away=1), events=events).phase is Phase.DONE
+    (told,) = (event.reason for event in events if isinstance(event, DeviceTrouble))
+    wanted = r"is away: gone; what it has trained counts if it is back before its deadline, \d\d:\d\d:\d\d"
+    assert re.fullmatch(wanted, told)
+
+
+def test_a_phone_that_was_silent_for_all_of_idle_and_is_so_still_is_given_up() -> None:
+    phone = ScriptedPhone({"follow": [silent()]}, away=10**6, missed=silent)
+    outcome = work(phone)
+    assert (outcome.phase, outcome.removed) == (Phase.FAILED, False)
+    assert re.match(r"no answer since \d\d:\d\d:\d\d, for longer than 10 s", outcome.reason)
+    assert phone.calls == ["prepare", "start", "follow"]
+
+
+def test_a_phone_that_is_silent_in_another_step_has_idle_to_answer() -> None:
+    again = ScriptedPhone({"start": [silent()]}, away=2, missed=silent)
+    assert work(again).phase is Phase.DONE
+    never = ScriptedPhone({"start": [silent()]}, away=10**6, missed=silent)
+    assert work(never, idle=0.5).phase is Phase.FAILED
+
+
+def test_a_phone_that_is_away_is_waited_for_as_long_as_is_said() -> None:
+    outcome = work(ScriptedPhone({"prepare": [lost()]}, away=10**6), away=0.5)
+    assert outcome.phase is Phase.FAILED
+    assert outcome.reason.startswith("away since ")
+
+
+def test_losses_in_training_that_are_over_when_asked_are_not_counted() -> None:
+    phone = ScriptedPhone({"follow": [lost() for _ in range(5)]})
+    assert work(phone).phase is Phase.DONE
 
 
 def test_a_hot_phone_is_ended() -> None:
