@@ -84,6 +84,7 @@ class Coordinator:
         self._subtables = Subtables(setup)
         self._asking = Asking(run.path.name, setup, self._subtables)
         self._tell = tell
+        self._last = setup.experiment.round.rounds
         self._team = Team()
         self._planned: dict[str, tuple[JobRecord, Task]] = {}  # by this process, in the round that is under way
         self._context = Context(run, setup, lanes, crew.gates, tell, self._team.check, crew.doubt)
@@ -104,6 +105,7 @@ class Coordinator:
             KeyboardInterrupt: Somebody wants it to end. What devices do, they go on doing.
         """
         point = self._run.resume_point()
+        self._last = last
         self._ledger.ask_rounds(last)
         self._tell(
             RunStarted(
@@ -275,7 +277,7 @@ class Coordinator:
         """Measure a model where the experiment wants it, before it becomes the checkpoint."""
         experiment = self._setup.experiment
         every = experiment.evaluation.every
-        if not every or (number % every and number != experiment.round.rounds):
+        if not every or (number % every and number != self._last):
             return
         known = {each.place for each in self._ledger.evaluations() if each.round == number}
         places = experiment.evaluates_on

@@ -76,6 +76,29 @@ def test_run_round_speaks_json(options: list[str], tmp_path: Path) -> None:
     assert [each["round"] for each in resumed["rounds"]] == [3]
 
 
+def test_the_last_round_that_was_asked_for_is_evaluated(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(
+        tmp_path,
+        data="""
+            source: digits
+            partition: {by: dirichlet, clients: 6, alpha: 1.0, min_examples: 20}
+            test: 0.5
+            held_out: {fraction: 0.2}
+        """,
+        evaluation="{every: 50, on: [devices, host]}",
+    )
+    done = document("run-round", str(path), "--rounds", "2", *options)
+    measured = [[name for name in each["metrics"] if "/" in name] for each in done["rounds"]]
+    assert measured[0] == []
+    assert {name.partition("/")[0] for name in measured[1]} == {"eval", "test"}
+    longer = document("run-round", str(path), "--resume", "--rounds", "3", *options)
+    assert longer["rounds"][0]["metrics"].keys() == done["rounds"][1]["metrics"].keys()
+    verified = document("verify", str(path), *options[-2:])
+    assert [each["round"] for each in verified["rounds"]] == [1, 2, 3]
+    shown = document("runs", "show", *options[-2:])
+    assert ["eval/loss" in each["metrics"] for each in shown["rounds"]] == [False, True, True]
+
+
 def test_a_second_push_of_unchanged_things_sends_nothing(options: list[str], tmp_path: Path) -> None:
     path = experiment_file(tmp_path)
     devicelab("push-plan", str(path), *options)
