@@ -39,7 +39,6 @@ def run_round(
         typer.Option(
             "--rounds",
             metavar="N",
-            min=1,
             help="How many rounds the run has in all.  [default: as the experiment says]",
             show_default=False,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -97,6 +98,30 @@ def test_the_last_round_that_was_asked_for_is_evaluated(options: list[str], tmp_
     assert [each["round"] for each in verified["rounds"]] == [1, 2, 3]
     shown = document("runs", "show", *options[-2:])
     assert ["eval/loss" in each["metrics"] for each in shown["rounds"]] == [False, True, True]
+
+
+@pytest.mark.parametrize("how", ["no phone", "no selector", "busy", "engine", "no rounds"])
+def test_what_is_refused_at_the_start_leaves_no_run(
+    how: str, options: list[str], phones: list[VirtualPhone], tmp_path: Path
+) -> None:
+    path = experiment_file(tmp_path)
+    state = options[-2:]
+    no_engine = tmp_path / "engine.so"
+    no_engine.write_text("none")
+    with contextlib.ExitStack() as stack:
+        if how == "busy":
+            lab = stack.enter_context(lab_of(phones, tmp_path / "other"))
+            for device in lab.discover():
+                stack.enter_context(lab.lease(device, "something else"))
+        words, code = {
+            "no phone": (["--transport", "direct", *state], 3),
+            "no selector": ([*options, "--device", "sdk<4"], 3),
+            "busy": (options, 3),
+            "engine": ([*options, "--engine", str(no_engine)], 2),
+            "no rounds": ([*options, "--rounds", "0"], 2),
+        }[how]
+        devicelab("run-round", str(path), *words, code=code)
+    assert document("runs", "list", *state) == {"runs": []}
 
 
 def test_a_second_push_of_unchanged_things_sends_nothing(options: list[str], tmp_path: Path) -> None:
