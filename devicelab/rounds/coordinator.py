@@ -96,7 +96,7 @@ class Coordinator:
             last: Which round.
 
         Returns:
-            What the rounds that were done now came to.
+            What the rounds that were done now came to; nothing is begun where all are done already.
 
         Raises:
             NoDeviceError: There is no device to work with.
@@ -107,15 +107,10 @@ class Coordinator:
         point = self._run.resume_point()
         self._last = last
         self._ledger.ask_rounds(last)
-        self._tell(
-            RunStarted(
-                self._run.path.name,
-                self._setup.experiment.name,
-                point.next_round,
-                last,
-                resumed=point.round is not None or point.next_round > 1,
-            )
-        )
+        if point.next_round <= last:
+            resumed = point.round is not None or point.next_round > 1
+            name = self._setup.experiment.name
+            self._tell(RunStarted(self._run.path.name, name, point.next_round, last, resumed=resumed))
         try:
             results = [self._round(number) for number in range(point.next_round, last + 1)]
             self._team.join()
@@ -126,7 +121,8 @@ class Coordinator:
         finally:
             self._team.join()
         checkpoint = self._checkpoint()
-        self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
+        if results:
+            self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
         return results
 
     def _settle(self) -> None:

@@ -70,8 +70,9 @@ class RunReport:
     Attributes:
         run: The run's id.
         directory: Its directory.
-        rounds: The rounds that were done now.
+        rounds: The rounds that were done now; none where all that were asked for were done before.
         checkpoint: File of the last global model.
+        total: How many rounds the run has had in all.
         privacy: How private the run's models are, all of them; None where there is no noise.
     """
 
@@ -79,6 +80,7 @@ class RunReport:
     directory: Path
     rounds: tuple[RoundResult, ...]
     checkpoint: Path
+    total: int
     privacy: PrivacySpent | None = None
 
 
@@ -144,7 +146,8 @@ def run_rounds(
         state: The state directory.
         experiment: Which experiment.
         text: The experiment's file as a person wrote it, to be kept with the run.
-        rounds: How many rounds the run has in all; as the experiment says by default.
+        rounds: How many rounds the run has in all. By default as the experiment says, and for a run to go on
+            with as was asked last.
         resume: Whether to go on with a run instead of beginning one.
         run: Which run to go on with; the experiment's newest by default.
         options: How to go about it.
@@ -162,6 +165,7 @@ def run_rounds(
     with contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew:
         if resume:
             opened, setup = resume_run(find_resumable(state, experiment, run), experiment)
+            rounds = rounds or opened.ledger.run().rounds
         else:
             setup = set_up(experiment)
             _placed(crew, setup)
@@ -176,6 +180,7 @@ def run_rounds(
                 opened.path,
                 tuple(done),
                 opened.checkpoint_path(checkpoint),
+                checkpoint.round,
                 opened.ledger.spent(),
             )
 
