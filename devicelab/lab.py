@@ -300,7 +300,8 @@ class Lab(Closing):
 
         Args:
             experiment: An experiment, or its file.
-            rounds: How many rounds the run has in all; as the experiment says by default.
+            rounds: How many rounds the run has in all. By default as the experiment says, and for a run to go
+                on with as was asked last.
             resume: Whether to go on with a run instead of beginning one.
             run: Which run to go on with; the experiment's newest by default.
             devices: Selectors of the devices that are meant, besides the experiment's own.

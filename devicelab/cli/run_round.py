@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from devicelab.config import Experiment
     from devicelab.lab import Lab
     from devicelab.rounds.events import Event, Listener
+    from devicelab.rounds.running import RunReport
 
 __all__ = ["run_round", "show_considered"]
 
@@ -39,8 +41,8 @@ def run_round(
         typer.Option(
             "--rounds",
             metavar="N",
-            min=1,
-            help="How many rounds the run has in all.  [default: as the experiment says]",
+            help="How many rounds the run has in all.  [default: as the experiment says; with --resume, as was "
+            "asked last]",
             show_default=False,
         ),
     ] = None,
@@ -84,12 +86,26 @@ def run_round(
     from devicelab.lab import Lab
     from devicelab.report.log import following
 
+    same = _words(
+        {
+            "--device": device,
+            "--connect": connect,
+            "--transport": transport,
+            "--lab": lab_file,
+            "--engine": engine,
+            "--state-dir": state_dir,
+        }
+    )
+
+    def again(run: str) -> str:
+        return shlex.join(["devicelab", "run-round", str(experiment), "--resume", "--run", run, *same])
+
     with Lab.open(state_dir, file=lab_file, transport=transport, addresses=connect or ()) as lab:
         if why:
             show_considered(lab, loaded, device or [], engine, as_json=as_json)
             return
         with following(as_json=as_json) as listener:
-            heard = _Run(listener, experiment)
+            heard = _Run(listener)
             try:
                 done = lab.run_round(
                     experiment,
@@ -101,8 +117,20 @@ def run_round(
                     listener=heard,
                 )
             except KeyboardInterrupt:
-                heard.say_how_to_resume()
+                if heard.run is not None:
+                    console(stderr=True).print(f"interrupted; go on with: {again(heard.run)}", markup=False)
                 raise
+    if not done.rounds:
+        from devicelab.report.figures import plural
+
+        told = f"the run {done.run} has done all that it was asked for, {plural(done.total, 'round')}"
+        more = f"for M rounds in all: {again(done.run)} --rounds M"
+        console(stderr=True).print(f"{told}; {more}", markup=False)
+    _tell(done, as_json=as_json)
+
+
+def _tell(done: RunReport, *, as_json: bool) -> None:
+    """Say what a run came to, once it has its report."""
     from devicelab.report.privacy import privacy_words
     from devicelab.report.runs import write_report
 
@@ -137,24 +165,26 @@ def show_considered(
         console().print(considered_table(found))
 
 
+def _words(options: Mapping[str, Sequence[str] | Path | None]) -> list[str]:
+    """The words of a command line that give these options again."""
+    words = []
+    for name, given in options.items():
+        values = [given] if isinstance(given, str | Path) else given or []
+        words += [word for value in values for word in (name, str(value))]
+    return words
+
+
 class _Run:
     """A listener that remembers which run it hears of."""
 
-    def __init__(self, listener: Listener, experiment: Path) -> None:
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._experiment = experiment
-        self._run: str | None = None
+        self.run: str | None = None
 
     def __call__(self, event: Event, /) -> None:
         """Pass an event on."""
         from devicelab.rounds.events import RunStarted
 
         if isinstance(event, RunStarted):
-            self._run = event.run
+            self.run = event.run
         self._listener(event)
-
-    def say_how_to_resume(self) -> None:
-        """Say it on stderr, if there is something to resume."""
-        if self._run is not None:
-            again = f"devicelab run-round {self._experiment} --resume --run {self._run}"
-            console(stderr=True).print(f"interrupted; go on with: {again}", markup=False)

@@ -153,7 +153,8 @@ def state_of(last: RoundRecord | None, checkpointed: int, wanted: int, *, runnin
     if 0 < wanted <= checkpointed:
         return "done", ""
     if last is not None and last.state is RoundState.FAILED:
-        return "failed", f"round {last.number}: {last.reason}"
+        which = f"round {last.number}"  # most reasons name it themselves
+        return "failed", last.reason if last.reason.startswith(f"{which} ") else f"{which}: {last.reason}"
     if last is not None and not last.state.ended:
         return "stopped", f"in round {last.number}, {last.state}; run-round --resume goes on with it"
     return "stopped", ""

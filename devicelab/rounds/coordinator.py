@@ -84,6 +84,7 @@ class Coordinator:
         self._subtables = Subtables(setup)
         self._asking = Asking(run.path.name, setup, self._subtables)
         self._tell = tell
+        self._last = setup.experiment.round.rounds
         self._team = Team()
         self._planned: dict[str, tuple[JobRecord, Task]] = {}  # by this process, in the round that is under way
         self._context = Context(run, setup, lanes, crew.gates, tell, self._team.check, crew.doubt)
@@ -95,7 +96,7 @@ class Coordinator:
             last: Which round.
 
         Returns:
-            What the rounds that were done now came to.
+            What the rounds that were done now came to; nothing is begun where all are done already.
 
         Raises:
             NoDeviceError: There is no device to work with.
@@ -104,16 +105,12 @@ class Coordinator:
             KeyboardInterrupt: Somebody wants it to end. What devices do, they go on doing.
         """
         point = self._run.resume_point()
+        self._last = last
         self._ledger.ask_rounds(last)
-        self._tell(
-            RunStarted(
-                self._run.path.name,
-                self._setup.experiment.name,
-                point.next_round,
-                last,
-                resumed=point.round is not None or point.next_round > 1,
-            )
-        )
+        if point.next_round <= last:
+            resumed = point.round is not None or point.next_round > 1
+            name = self._setup.experiment.name
+            self._tell(RunStarted(self._run.path.name, name, point.next_round, last, resumed=resumed))
         try:
             results = [self._round(number) for number in range(point.next_round, last + 1)]
             self._team.join()
@@ -124,7 +121,8 @@ class Coordinator:
         finally:
             self._team.join()
         checkpoint = self._checkpoint()
-        self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
+        if results:
+            self._tell(RunFinished(self._run.path.name, str(self._run.checkpoint_path(checkpoint))))
         return results
 
     def _settle(self) -> None:
@@ -275,7 +273,7 @@ class Coordinator:
         """Measure a model where the experiment wants it, before it becomes the checkpoint."""
         experiment = self._setup.experiment
         every = experiment.evaluation.every
-        if not every or (number % every and number != experiment.round.rounds):
+        if not every or (number % every and number != self._last):
             return
         known = {each.place for each in self._ledger.evaluations() if each.round == number}
         places = experiment.evaluates_on

@@ -14,9 +14,10 @@ from devicelab.rounds.coordinator import Coordinator, no_device
 from devicelab.rounds.crew import Crew, Desk
 from devicelab.rounds.deploy import deploy
 from devicelab.rounds.events import Announcer, DeviceDeployed, Exclusion, Listener, RoundResult, silent
-from devicelab.rounds.placing import place_clients
+from devicelab.rounds.placing import Placing, place_clients
 from devicelab.rounds.runs import begin_run, find_resumable, resume_run
-from devicelab.rounds.setup import set_up
+from devicelab.rounds.setup import Setup, set_up
+from devicelab.rounds.station import Station
 from devicelab.store.releases import PrivacySpent
 from devicelab.store.runs import sweep_runs
 
@@ -69,8 +70,9 @@ class RunReport:
     Attributes:
         run: The run's id.
         directory: Its directory.
-        rounds: The rounds that were done now.
+        rounds: The rounds that were done now; none where all that were asked for were done before.
         checkpoint: File of the last global model.
+        total: How many rounds the run has had in all.
         privacy: How private the run's models are, all of them; None where there is no noise.
     """
 
@@ -78,6 +80,7 @@ class RunReport:
     directory: Path
     rounds: tuple[RoundResult, ...]
     checkpoint: Path
+    total: int
     privacy: PrivacySpent | None = None
 
 
@@ -114,10 +117,7 @@ def push_plan(
     """
     setup = set_up(experiment)
     with contextlib.closing(_crew(desk, "push-plan", experiment, options or Options())) as crew:
-        stations, excluded = crew.muster()
-        if not stations:
-            raise no_device(excluded)
-        placing = place_clients(setup.shards, stations, None, keeps=False)
+        stations, excluded, placing = _placed(crew, setup)
         clients: dict[str, list[str]] = {station.identity: [] for station in stations}
         for client, device in placing.device.items():
             clients[device].append(client)
@@ -139,12 +139,15 @@ def run_rounds(
 ) -> RunReport:
     """Run an experiment's rounds, or go on with a run that was interrupted.
 
+    A run is made only once there are devices for it: what is refused leaves none behind.
+
     Args:
         desk: Where devices are found.
         state: The state directory.
         experiment: Which experiment.
         text: The experiment's file as a person wrote it, to be kept with the run.
-        rounds: How many rounds the run has in all; as the experiment says by default.
+        rounds: How many rounds the run has in all. By default as the experiment says, and for a run to go on
+            with as was asked last.
         resume: Whether to go on with a run instead of beginning one.
         run: Which run to go on with; the experiment's newest by default.
         options: How to go about it.
@@ -157,28 +160,41 @@ def run_rounds(
         StoreError: The run cannot be written.
     """
     if rounds is not None and rounds < 1:
-        raise ConfigError(f"{rounds} rounds make no run")
+        raise ConfigError(f"{rounds} rounds make no run", hint="ask for one at least")
     sweep_runs(state)
-    if resume:
-        opened, setup = resume_run(find_resumable(state, experiment, run), experiment)
-    else:
-        setup = set_up(experiment)
-        opened = begin_run(state, setup, text)
-    with (
-        contextlib.closing(opened),
-        contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew,
-    ):
-        coordinator = Coordinator(opened, setup, crew, lanes=desk.lanes(), tell=Announcer(listener))
-        done = coordinator.advance(rounds or experiment.round.rounds)
-        checkpoint = opened.ledger.checkpoint()
-        assert checkpoint is not None
-        return RunReport(
-            opened.path.name,
-            opened.path,
-            tuple(done),
-            opened.checkpoint_path(checkpoint),
-            opened.ledger.spent(),
-        )
+    with contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew:
+        if resume:
+            opened, setup = resume_run(find_resumable(state, experiment, run), experiment)
+            rounds = rounds or opened.ledger.run().rounds
+        else:
+            setup = set_up(experiment)
+            _placed(crew, setup)
+            opened = begin_run(state, setup, text)
+        with contextlib.closing(opened), contextlib.closing(crew):  # while its devices work there is a run
+            coordinator = Coordinator(opened, setup, crew, lanes=desk.lanes(), tell=Announcer(listener))
+            done = coordinator.advance(rounds or experiment.round.rounds)
+            checkpoint = opened.ledger.checkpoint()
+            assert checkpoint is not None
+            return RunReport(
+                opened.path.name,
+                opened.path,
+                tuple(done),
+                opened.checkpoint_path(checkpoint),
+                checkpoint.round,
+                opened.ledger.spent(),
+            )
+
+
+def _placed(crew: Crew, setup: Setup) -> tuple[list[Station], list[Exclusion], Placing]:
+    """The devices that may work, why the others may not, and who would host whom if nothing was done before.
+
+    Raises:
+        NoDeviceError: There is no device, or no room for a client's data.
+    """
+    stations, excluded = crew.muster()
+    if not stations:
+        raise no_device(excluded)
+    return stations, excluded, place_clients(setup.shards, stations, None, keeps=False)
 
 
 def _crew(desk: Desk, purpose: str, experiment: Experiment, options: Options) -> Crew:

@@ -114,6 +114,14 @@ def test_a_run_of_more_rounds_than_its_experiment_says(tmp_path: Path) -> None:
     assert (seen.state, seen.wanted) == ("done", 4)
 
 
+def test_a_reason_that_names_its_round_does_so_once(tmp_path: Path) -> None:
+    with begin_run(tmp_path) as run:
+        begin_round(run, 1, ["good"])
+        run.ledger.fail_round(1, "round 1 has the updates of 0 of 2 clients, 2 are needed")
+    seen = history_of(run.path)
+    assert (seen.state, seen.reason) == ("failed", "round 1 has the updates of 0 of 2 clients, 2 are needed")
+
+
 def test_a_round_that_failed_and_was_begun_anew(tmp_path: Path) -> None:
     with begin_run(tmp_path) as run:
         begin_round(run, 1, ["good", "lost"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +77,90 @@ def test_run_round_speaks_json(options: list[str], tmp_path: Path) -> None:
     resumed = document("run-round", str(path), "--resume", "--rounds", "3", *options)
     assert resumed["run"] == told["run"]
     assert [each["round"] for each in resumed["rounds"]] == [3]
+
+
+def test_a_run_goes_on_to_the_round_that_was_asked_for_last(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path, evaluation="every: 3")  # and it has three rounds
+    words = ["run-round", str(path), "--rounds", "5", *options]
+    with subprocess.Popen(
+        [sys.executable, "-m", "devicelab", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        while "begins: round 1 to 5" not in (line := process.stderr.readline()):
+            assert line, "it ended before it began"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    again = shlex.split(told.partition("interrupted; go on with: ")[2])
+    assert again[:4] == ["devicelab", "run-round", str(path), "--resume"]
+    assert sorted(again[6:]) == sorted(options)
+    went_on = document(*again[1:])
+    assert went_on["rounds"][-1]["round"] == 5
+    assert again[5] == went_on["run"]
+    with RunReader(Path(went_on["checkpoint"]).parents[1]) as run:
+        assert [each.round for each in run.ledger.evaluations()] == [3, 5]
+
+
+def test_a_finished_run_says_so_and_asks_no_phone(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path)
+    state = options[-2:]
+    done = document("run-round", str(path), "--rounds", "1", *options)
+    nobody = ["--transport", "direct", *state]
+    told = devicelab("run-round", str(path), "--resume", *nobody)
+    assert f"the run {done['run']} has done all that it was asked for, 1 round; for M rounds" in told.stderr
+    assert f"--resume --run {done['run']} --transport direct {' '.join(state)} --rounds M" in told.stderr
+    assert "goes on" not in told.stderr
+    assert document("run-round", str(path), "--resume", *nobody) == {**done, "rounds": []}
+    assert [each["rounds_wanted"] for each in document("runs", "list", *state)["runs"]] == [1]
+    longer = document("run-round", str(path), "--resume", "--rounds", "2", *options)
+    assert [each["round"] for each in longer["rounds"]] == [2]
+
+
+def test_the_last_round_that_was_asked_for_is_evaluated(options: list[str], tmp_path: Path) -> None:
+    path = experiment_file(
+        tmp_path,
+        data="""
+            source: digits
+            partition: {by: dirichlet, clients: 6, alpha: 1.0, min_examples: 20}
+            test: 0.5
+            held_out: {fraction: 0.2}
+        """,
+        evaluation="{every: 50, on: [devices, host]}",
+    )
+    done = document("run-round", str(path), "--rounds", "2", *options)
+    measured = [[name for name in each["metrics"] if "/" in name] for each in done["rounds"]]
+    assert measured[0] == []
+    assert {name.partition("/")[0] for name in measured[1]} == {"eval", "test"}
+    longer = document("run-round", str(path), "--resume", "--rounds", "3", *options)
+    assert longer["rounds"][0]["metrics"].keys() == done["rounds"][1]["metrics"].keys()
+    verified = document("verify", str(path), *options[-2:])
+    assert [each["round"] for each in verified["rounds"]] == [1, 2, 3]
+    shown = document("runs", "show", *options[-2:])
+    assert ["eval/loss" in each["metrics"] for each in shown["rounds"]] == [False, True, True]
+
+
+@pytest.mark.parametrize("how", ["no phone", "no selector", "busy", "engine", "no rounds"])
+def test_what_is_refused_at_the_start_leaves_no_run(
+    how: str, options: list[str], phones: list[VirtualPhone], tmp_path: Path
+) -> None:
+    path = experiment_file(tmp_path)
+    state = options[-2:]
+    no_engine = tmp_path / "engine.so"
+    no_engine.write_text("none")
+    with contextlib.ExitStack() as stack:
+        if how == "busy":
+            lab = stack.enter_context(lab_of(phones, tmp_path / "other"))
+            for device in lab.discover():
+                stack.enter_context(lab.lease(device, "something else"))
+        words, code = {
+            "no phone": (["--transport", "direct", *state], 3),
+            "no selector": ([*options, "--device", "sdk<4"], 3),
+            "busy": (options, 3),
+            "engine": ([*options, "--engine", str(no_engine)], 2),
+            "no rounds": ([*options, "--rounds", "0"], 2),
+        }[how]
+        devicelab("run-round", str(path), *words, code=code)
+    assert document("runs", "list", *state) == {"runs": []}
 
 
 def test_a_second_push_of_unchanged_things_sends_nothing(options: list[str], tmp_path: Path) -> None:
