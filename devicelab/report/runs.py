@@ -30,6 +30,7 @@ __all__ = [
     "history_of",
     "read_runs",
     "run_document",
+    "run_state",
     "run_table",
     "runs_document",
     "runs_table",
@@ -113,7 +114,7 @@ def runs_document(runs: Sequence[RunSummary]) -> dict[str, Any]:
 
 def _listed(summary: RunSummary) -> dict[str, Any]:
     run, wanted = summary.run, _wanted(summary)
-    state, reason = _state(summary)
+    state, reason = run_state(summary)
     return {
         "run": summary.id,
         "experiment": run.name if run else None,
@@ -132,7 +133,8 @@ def _wanted(summary: RunSummary) -> int | None:
     return max(wanted_rounds(summary.run) or 0, begun) if summary.run else None
 
 
-def _state(summary: RunSummary) -> tuple[str, str]:
+def run_state(summary: RunSummary) -> tuple[str, str]:
+    """A run's state in a word, and why it is not done."""
     if summary.run is None:
         return "damaged", summary.problem
     running = is_locked(summary.path / "lock")
@@ -151,7 +153,7 @@ def runs_table(runs: Sequence[RunSummary]) -> RenderableType:
     notes: list[Text] = []
     for summary in runs:
         run = summary.run
-        state, reason = _state(summary)
+        state, reason = run_state(summary)
         wanted = _wanted(summary)
         started = f"{datetime.fromtimestamp(run.created, UTC).astimezone():%Y-%m-%d %H:%M}" if run else UNKNOWN
         rows.append(
