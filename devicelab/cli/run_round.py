@@ -21,7 +21,7 @@ from devicelab.cli.options import (
     TransportOption,
     WhyOption,
 )
-from devicelab.cli.output import console, print_json
+from devicelab.cli.output import console, print_explained, print_json
 from devicelab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,14 +72,13 @@ def run_round(
     Whatever ends it (Ctrl-C, a crash, a power cut), --resume goes on where it stood: what phones have finished
     is not trained again. The exit code is 6 if a round has too few updates.
     """
-    from devicelab.config import explain as explained
     from devicelab.config import load_experiment
 
     if run is not None and not resume:
         raise ConfigError("--run says which run to go on with", hint="add --resume")
     loaded = load_experiment(experiment)
     if explain:
-        typer.echo(explained(loaded), nl=False)
+        print_explained(loaded, as_json=as_json)
         return
     from devicelab.lab import Lab
     from devicelab.report.log import following
