@@ -125,15 +125,20 @@ def run_round(
 def show_considered(
     lab: Lab, experiment: Experiment, selectors: Sequence[str], engine: Path | None, *, as_json: bool
 ) -> None:
-    """Show which phones would take part, and why the others would not."""
+    """Show which phones would take part, and why the others would not; exit code 3 if none would."""
     from devicelab.report.selection import considered_document, considered_table
+    from devicelab.rounds.coordinator import no_device
     from devicelab.rounds.running import Options, consider
 
     found = consider(lab, experiment, Options(selectors, engine))
+    if not found.clients and not found.excluded:
+        raise no_device(())
     if as_json:
         print_json(considered_document(found))
     else:
         console().print(considered_table(found))
+    if not found.clients:
+        raise typer.Exit(3)
 
 
 class _Run:
