@@ -17,6 +17,7 @@ from devicelab.devices.device import Device
 from devicelab.errors import ConfigError, DevicelabError, StoreError
 from devicelab.lab import Lab
 from devicelab.report.litter import Litter, OldRun, PhoneLitter
+from devicelab.report.runs import run_state
 from devicelab.runner.remains import Remains, remains_of, remove_remains
 from devicelab.store.runs import sweep_runs
 from devicelab.store.tidying import needed_jobs, old_runs, remove_run, tree_bytes
@@ -45,7 +46,10 @@ class Wishes:
 
     def __post_init__(self) -> None:
         if not self.phones and self.keep_runs is None:
-            raise ConfigError("there is nothing to clean", hint="say what: --phones, --runs, or both")
+            raise ConfigError(
+                "it is not said what to clean",
+                hint="--phones: jobs and caches on phones; --runs: old runs on this host; or both",
+            )
         if (self.private or self.room) and not self.phones:
             raise ConfigError("private values and caches are on phones", hint="say --phones, too")
 
@@ -82,7 +86,7 @@ class Cleaning:
             for job, run in needed_jobs(self._state, without=going).items()
         }
         phones = self._each(lambda device: self._litter(device, remains_of(device, needed, room=wishes.room)))
-        runs = tuple(OldRun(each.path, tree_bytes(each.path)) for each in old)
+        runs = tuple(OldRun(each.path, tree_bytes(each.path), run_state(each)[0]) for each in old)
         return Litter(phones, runs)
 
     def remove(self, found: Litter) -> Litter:

@@ -53,8 +53,12 @@ def test_the_command_writes_where_the_readme_looks_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    [first, *_] = document("examples")["examples"]
+    [first, *others] = document("examples")["examples"]
     assert first == {"path": "configs/digits.yaml", "title": first["title"], "written": True}
     assert "scikit-learn's handwritten digits" in first["title"]
-    assert "configs/digits.yaml" in devicelab("examples").stdout
+    Path("configs/digits.yaml").unlink()
+    lines = devicelab("examples").stdout.splitlines()
+    assert lines[1].split()[:2] == ["configs/digits.yaml", "written"]
+    assert [line.split()[1] for line in lines[2:-1]] == ["kept"] * len(others)
+    assert lines[-1] == f"1 written, {len(others)} kept: they were there already"
     assert "name: digits" in devicelab("run-round", "configs/digits.yaml", "--explain").stdout

@@ -31,5 +31,8 @@ def examples(
         documents = [{"path": str(each.path), "title": each.title, "written": each.written} for each in found]
         print_json({"examples": documents})
     else:
-        rows = ([str(each.path), each.title] for each in found)
-        console().print(plain_table(("FILE", "EXPERIMENT"), rows, keep={"FILE"}))
+        rows = ([str(each.path), "written" if each.written else "kept", each.title] for each in found)
+        console().print(plain_table(("FILE", "NOW", "EXPERIMENT"), rows, keep={"FILE", "NOW"}))
+        written = sum(each.written for each in found)
+        kept = f", {len(found) - written} kept: they were there already" if written < len(found) else ""
+        console().print(f"{written} written{kept}")

@@ -19,11 +19,14 @@ from devicelab.errors import ConfigError, DevicelabError
 if TYPE_CHECKING:  # JSON, help and completion need none
     from rich.console import Console
 
+    from devicelab.config import Experiment
+
 __all__ = [
     "console",
     "flushed",
     "prepare_streams",
     "print_error",
+    "print_explained",
     "print_json",
     "print_json_line",
 ]
@@ -121,6 +124,16 @@ def print_json(document: dict[str, Any]) -> None:
     """Write the one JSON document of a command to stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def print_explained(experiment: Experiment, *, as_json: bool) -> None:
+    """Write what ``--explain`` shows: an experiment with every default, and what each setting means."""
+    from devicelab.config.explain import explain, explanation
+
+    if as_json:
+        print_json(explanation(experiment))
+    else:
+        sys.stdout.write(explain(experiment))
 
 
 def print_json_line(document: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from devicelab.cli.options import (
     TransportOption,
     WhyOption,
 )
-from devicelab.cli.output import console, print_json
+from devicelab.cli.output import console, print_explained, print_json
 
 __all__ = ["push_plan"]
 
@@ -38,12 +38,11 @@ def push_plan(
     Files go into a cache on each phone under their hash: what is there already is not sent again, and
     `run-round` finds it. The exit code is 4 if a phone could not be served; the others are.
     """
-    from devicelab.config import explain as explained
     from devicelab.config import load_experiment
 
     loaded = load_experiment(experiment)
     if explain:
-        typer.echo(explained(loaded), nl=False)
+        print_explained(loaded, as_json=as_json)
         return
     from devicelab.lab import Lab
     from devicelab.report.log import following

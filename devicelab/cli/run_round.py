@@ -22,7 +22,7 @@ from devicelab.cli.options import (
     TransportOption,
     WhyOption,
 )
-from devicelab.cli.output import console, print_json
+from devicelab.cli.output import console, print_explained, print_json
 from devicelab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,14 +74,13 @@ def run_round(
     Whatever ends it (Ctrl-C, a crash, a power cut), --resume goes on where it stood: what phones have finished
     is not trained again. The exit code is 6 if a round has too few updates.
     """
-    from devicelab.config import explain as explained
     from devicelab.config import load_experiment
 
     if run is not None and not resume:
         raise ConfigError("--run says which run to go on with", hint="add --resume")
     loaded = load_experiment(experiment)
     if explain:
-        typer.echo(explained(loaded), nl=False)
+        print_explained(loaded, as_json=as_json)
         return
     from devicelab.lab import Lab
     from devicelab.report.log import following
@@ -154,15 +153,20 @@ def _tell(done: RunReport, *, as_json: bool) -> None:
 def show_considered(
     lab: Lab, experiment: Experiment, selectors: Sequence[str], engine: Path | None, *, as_json: bool
 ) -> None:
-    """Show which phones would take part, and why the others would not."""
+    """Show which phones would take part, and why the others would not; exit code 3 if none would."""
     from devicelab.report.selection import considered_document, considered_table
+    from devicelab.rounds.coordinator import no_device
     from devicelab.rounds.running import Options, consider
 
     found = consider(lab, experiment, Options(selectors, engine))
+    if not found.clients and not found.excluded:
+        raise no_device(())
     if as_json:
         print_json(considered_document(found))
     else:
         console().print(considered_table(found))
+    if not found.clients:
+        raise typer.Exit(3)
 
 
 def _words(options: Mapping[str, Sequence[str] | Path | None]) -> list[str]:

@@ -56,8 +56,7 @@ def show(run: _RunArgument = None, as_json: JsonOption = False, state_dir: State
     if as_json:
         print_json(run_document(history, directory))
     else:
-        out = console()
-        out.print(run_table(history, width=out.width))
+        console().print(run_table(history))
 
 
 @app.command("report")

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from devicelab.config.base import Settings
 
-__all__ = ["explain", "flow", "ordered_fields", "summary"]
+__all__ = ["explain", "explanation", "flow", "ordered_fields", "summary"]
 
 _WIDTH: Final = 100
 _COMMENT_COLUMN: Final = 40
@@ -27,6 +27,25 @@ def explain(settings: Settings) -> str:
     """YAML with every default filled in and the meaning of each key as a comment."""
     document = settings.model_dump(mode="json", by_alias=True)
     return "\n".join(_settings_lines(settings, document, 0)) + "\n"
+
+
+def explanation(settings: Settings) -> dict[str, Any]:
+    """The same as a document: ``settings`` with every default, ``meaning`` of each key by its dotted path."""
+    document = settings.model_dump(mode="json", by_alias=True)
+    return {"settings": document, "meaning": dict(_meanings(settings, ""))}
+
+
+def _meanings(settings: Settings, above: str) -> Iterator[tuple[str, str]]:
+    for name, field in ordered_fields(type(settings)):
+        path = f"{above}{field.alias or name}"
+        value = getattr(settings, name)
+        yield path, field.description or summary(type(settings))
+        if isinstance(value, Settings):
+            yield from _meanings(value, f"{path}.")
+        elif isinstance(value, Mapping):
+            for inner, item in value.items():
+                if isinstance(item, Settings):
+                    yield from _meanings(item, f"{path}.{inner}.")
 
 
 def _settings_lines(settings: Settings, document: Mapping[str, Any], depth: int) -> Iterator[str]:

@@ -112,6 +112,12 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part[:18]), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
-def rank(metric: str) -> tuple[bool, bool]:
-    """A key that sorts metrics by what they tell: held-out data before training data, losses last of each."""
-    return "/" not in metric, metric.rpartition("/")[2] == "loss"
+def rank(metric: str) -> tuple[bool, bool, int, str, str]:
+    """A key that sorts metrics by what they tell.
+
+    Held-out data come before training data, losses last of each; of others short names come first, as
+    variants of a metric have more to their names (``hr@10``, ``full_hr@10``).
+    """
+    place = next((prefix for prefix in ("eval/", "test/") if metric.startswith(prefix)), "")
+    name = metric.removeprefix(place)
+    return not place, name == "loss", len(name), name, place

@@ -96,7 +96,7 @@ def _loss_tile(history: RunHistory) -> Tile:
 
 def _metric_tiles(history: RunHistory) -> list[Tile]:
     """The last value of each metric, held-out data first, and the best there was."""
-    names = dict.fromkeys(name for each in history.rounds for name in each.metrics)
+    names = {name for each in history.rounds for name in each.metrics}
     tiles = []
     for name in sorted(names, key=rank)[:_MAX_METRIC_TILES]:
         values = {each.number: each.metrics[name] for each in history.rounds if name in each.metrics}

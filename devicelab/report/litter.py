@@ -16,6 +16,8 @@ from devicelab.report.tables import plain_table
 
 __all__ = ["Litter", "OldRun", "PhoneLitter", "litter_document", "litter_table"]
 
+_RESUMABLE = ("stopped", "failed")
+
 
 @dataclass(frozen=True, slots=True)
 class PhoneLitter:
@@ -49,10 +51,11 @@ class PhoneLitter:
 
 @dataclass(frozen=True, slots=True)
 class OldRun:
-    """A run that goes, or went: its directory, and the bytes in it."""
+    """A run that goes, or went: its directory, the bytes in it, and the state that ``runs list`` shows."""
 
     path: Path
     bytes: int
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def litter_document(litter: Litter, *, removed: bool) -> dict[str, Any]:
     return {
         "removed": removed,
         "phones": [_phone_document(each) for each in litter.phones],
-        "runs": [{"run": each.path.name, "bytes": each.bytes} for each in litter.runs],
+        "runs": [{"run": each.path.name, "state": each.state, "bytes": each.bytes} for each in litter.runs],
         "problems": list(litter.problems),
         "phone_bytes": litter.phone_bytes,
         "host_bytes": litter.host_bytes,
@@ -122,8 +125,13 @@ def litter_table(litter: Litter, *, removed: bool) -> RenderableType:
         headings = ("PHONE", "JOBS", "CACHE", "PRIVATE VALUES")
         parts.append(plain_table(headings, map(_phone_row, litter.phones), keep={"PHONE"}))
     if litter.runs:
-        rows = [[clean(each.path.name), size(each.bytes)] for each in litter.runs]
-        parts.append(plain_table(("RUN", "SIZE"), rows, keep={"RUN"}))
+        rows = [[clean(each.path.name), each.state, size(each.bytes)] for each in litter.runs]
+        parts.append(plain_table(("RUN", "STATE", "SIZE"), rows, keep={"RUN", "STATE", "SIZE"}))
+        unfinished = sum(each.state in _RESUMABLE for each in litter.runs)
+        if unfinished:
+            could = "could have gone on with" if removed else "can go on with"
+            told = f"{plural(unfinished, 'run')} that run-round --resume {could}: see STATE"
+            parts.append(Text(told, style="yellow"))
     parts += _notes(litter)
     freed = f"{size(litter.phone_bytes)} on phones, {size(litter.host_bytes)} here"
     if litter.empty:

@@ -78,7 +78,7 @@ def inspection_view(path: Path, seen: Inspection, engines: Mapping[str, str]) ->
     return Group(
         title,
         "",
-        _facts(seen),
+        _facts(path, seen),
         "",
         plain_table(["role", "inputs", "together"], roles),
         "",
@@ -104,15 +104,16 @@ def _verdict(seen: Inspection, version: str) -> str:
     return "no, it is newer than any engine known here" if seen.needs_runtime is None else "no, too old"
 
 
-def _facts(seen: Inspection) -> Table:
+def _facts(path: Path, seen: Inspection) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     needed = seen.needs_runtime
     oldest = "unknown" if needed is None else f"{needed[0]}.{needed[1]}"
+    what = "TorchScript, translated to " if path.suffix == ".pt" else ""
     operators = ", ".join(f"{op} {count}" for op, count in seen.operators.items())
     for name, words in (
-        ("file", f"{size(seen.file_bytes)} of ONNX, operator set {seen.opset}"),
+        ("file", f"{what}{size(seen.file_bytes)} of ONNX, operator set {seen.opset}"),
         ("oldest engine", f"ONNX Runtime {oldest}"),
         (
             "memory",

@@ -20,7 +20,7 @@ from devicelab.report.html import run_page
 from devicelab.report.privacy import privacy_words
 from devicelab.report.recall import recall, state_of, wanted_rounds
 from devicelab.report.svg import finite
-from devicelab.report.tables import plain_table
+from devicelab.report.tables import FittedTable
 from devicelab.store.lock import is_locked
 from devicelab.store.run import LEDGER, RunReader
 from devicelab.store.runs import RunSummary, find_run, list_runs, newest_run, runs_directory
@@ -30,6 +30,7 @@ __all__ = [
     "history_of",
     "read_runs",
     "run_document",
+    "run_state",
     "run_table",
     "runs_document",
     "runs_table",
@@ -41,7 +42,7 @@ REPORT = "report.html"
 """A report's file in its run's directory."""
 
 _COLOURS = {"done": "green", "failed": "red", "running": "cyan", "stopped": "yellow", "damaged": "red"}
-_TABLE_WIDTH = 67  # of a run's table without metrics
+_LOSS = "LOSS is that of the clients' models after local training, on their own training data."
 
 
 def which_run(state: Path, run: str | None) -> Path:
@@ -113,7 +114,7 @@ def runs_document(runs: Sequence[RunSummary]) -> dict[str, Any]:
 
 def _listed(summary: RunSummary) -> dict[str, Any]:
     run, wanted = summary.run, _wanted(summary)
-    state, reason = _state(summary)
+    state, reason = run_state(summary)
     return {
         "run": summary.id,
         "experiment": run.name if run else None,
@@ -132,7 +133,8 @@ def _wanted(summary: RunSummary) -> int | None:
     return max(wanted_rounds(summary.run) or 0, begun) if summary.run else None
 
 
-def _state(summary: RunSummary) -> tuple[str, str]:
+def run_state(summary: RunSummary) -> tuple[str, str]:
+    """A run's state in a word, and why it is not done."""
     if summary.run is None:
         return "damaged", summary.problem
     running = is_locked(summary.path / "lock")
@@ -151,7 +153,7 @@ def runs_table(runs: Sequence[RunSummary]) -> RenderableType:
     notes: list[Text] = []
     for summary in runs:
         run = summary.run
-        state, reason = _state(summary)
+        state, reason = run_state(summary)
         wanted = _wanted(summary)
         started = f"{datetime.fromtimestamp(run.created, UTC).astimezone():%Y-%m-%d %H:%M}" if run else UNKNOWN
         rows.append(
@@ -166,7 +168,8 @@ def runs_table(runs: Sequence[RunSummary]) -> RenderableType:
         if reason:
             notes.append(Text.assemble((f"{clean(summary.id)}: ", "bold"), clean(reason, 1000)))
     headings = ("RUN", "EXPERIMENT", "STATE", "ROUNDS", "STARTED")
-    return Group(plain_table(headings, rows, keep={"RUN", "STATE", "ROUNDS", "STARTED"}), *notes)
+    # an id begins with its experiment's name, and says when it began
+    return Group(FittedTable(headings, rows, spare=("EXPERIMENT", "STARTED")), *notes)
 
 
 def run_document(history: RunHistory, directory: Path) -> dict[str, Any]:
@@ -222,17 +225,16 @@ def _round_document(each: RoundHistory) -> dict[str, Any]:
     }
 
 
-def run_table(history: RunHistory, *, width: int = 80) -> RenderableType:
+def run_table(history: RunHistory) -> RenderableType:
     """What ``runs show`` shows: one line a round, then who was missing and why.
 
-    Args:
-        history: The run.
-        width: Columns of the terminal: they decide how many metrics there is room for, one at least.
+    Where the terminal is narrow, metrics are left out, but for the first; then what was sent and received.
     """
-    names = _fitting(history, width - _TABLE_WIDTH)
-    headings = ["ROUND", "STATE", "PHONES", "CLIENTS", "LOSS", *(clean(name).upper() for name in names)]
-    headings += ["TIME", "SENT", "RECEIVED"]
-    table = plain_table(headings, [_round_row(each, names) for each in history.rounds], keep=headings)
+    names = sorted({name for each in history.rounds for name in each.metrics}, key=rank)
+    metrics = [clean(name).upper() for name in names]
+    headings = ["ROUND", "STATE", "PHONES", "CLIENTS", "LOSS", *metrics, "TIME", "SENT", "RECEIVED"]
+    spare = [*metrics[:0:-1], "SENT", "RECEIVED", "PHONES", "CLIENTS", "TIME", *metrics[:1]]
+    table = FittedTable(headings, [_round_row(each, names) for each in history.rounds], spare=spare)
     done = sum(each.state == "done" for each in history.rounds)
     summary = Text.assemble(
         (clean(history.run), "bold"),
@@ -246,21 +248,9 @@ def run_table(history: RunHistory, *, width: int = 80) -> RenderableType:
     if history.privacy:
         parts.append(Text(f"privacy: {privacy_words(history.privacy)}"))
     if history.rounds:
-        parts += [Text(), table]
+        parts += [Text(), table, Text(_LOSS, style="dim")]
     told = [_story(story) for story in stories(history.rounds)]
     return Group(*parts, *([Text(), *told] if told else []))
-
-
-def _fitting(history: RunHistory, room: int) -> list[str]:
-    """The metrics that fit, those of held-out data first."""
-    names = dict.fromkeys(name for each in history.rounds for name in each.metrics)
-    chosen: list[str] = []
-    for name in sorted(names, key=rank):
-        room -= max(len(clean(name)), 6) + 2
-        if room < 0 and chosen:
-            break
-        chosen.append(name)
-    return chosen
 
 
 def _round_row(each: RoundHistory, metrics: Sequence[str]) -> list[RenderableType]:

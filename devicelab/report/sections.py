@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from devicelab.devices.text import clean
 from devicelab.report.charts import Series, line_chart
 from devicelab.report.cohorts import missing, phones
-from devicelab.report.figures import duration, figure, plural, size
+from devicelab.report.figures import duration, figure, plural, rank, size
 from devicelab.report.history import RoundHistory, RunHistory
 from devicelab.report.page import Chart, Section, TableView, keys_of
 from devicelab.report.privacy import privacy
@@ -66,9 +66,9 @@ def _bare(name: str) -> str:
 
 
 def _metric_names(history: RunHistory) -> list[str]:
-    """In the order in which they turn up, without where they were measured; losses are in the loss chart."""
+    """Without where they were measured, as :func:`rank` has them; losses are in the loss chart."""
     names = [*history.initial, *(name for each in history.rounds for name in each.metrics)]
-    found = dict.fromkeys(_bare(name) for name in names)
+    found = dict.fromkeys(_bare(name) for name in sorted(names, key=rank))
     held_out_loss = {"eval/loss", "test/loss"}.intersection(names)
     return [name for name in found if name != "loss" or not held_out_loss]
 
@@ -92,7 +92,7 @@ def _metric_series(history: RunHistory, name: str, *, held_out: bool = False) ->
 def _rounds(history: RunHistory) -> Section | None:
     if not history.rounds:
         return None
-    names = list(dict.fromkeys(name for each in history.rounds for name in each.metrics))
+    names = sorted({name for each in history.rounds for name in each.metrics}, key=rank)
     headings = ["round", "state", "phones", "clients", "examples", "loss before", "loss after"]
     headings += [*map(clean, names), "time", "sent", "received", "missing"]
     rows = [_round_row(each, names) for each in history.rounds]

@@ -57,7 +57,8 @@ class FittedTable:
                 break
         yield table
         if count:
-            yield Text(f"left out, as the terminal is narrow: {', '.join(self._spare[:count])}", style="dim")
+            left_out = ", ".join(heading for heading in self._headings if heading in self._spare[:count])
+            yield Text(f"left out, as the terminal is narrow: {left_out}", style="dim")
 
     def _without(self, left_out: Collection[str]) -> Table:
         kept = [index for index, heading in enumerate(self._headings) if heading not in left_out]

@@ -67,23 +67,24 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class RoundVerified:
-    """One round. Errors are relative; 0 where nothing was compared.
+    """One round. Errors are relative; None where nothing was compared.
 
     Attributes:
         round: Its number.
         clients: How many clients were trained again.
         model: Distance between the two models after the round, in lengths of the step that the round took;
-            not compared in a private round, whose noise nobody can draw again.
+            None in a private round, whose noise nobody can draw again.
         updates: The largest error in what is known of the clients' updates: norms, losses before and after.
-        metrics: The largest error in what was measured after the round, on phones and on the host.
+        metrics: The largest error in what was measured after the round, on phones and on the host; None if
+            nothing was.
         differences: What is further off than the tolerance.
     """
 
     round: int
     clients: int
-    model: float
-    updates: float
-    metrics: float
+    model: float | None
+    updates: float | None
+    metrics: float | None
     differences: tuple[Difference, ...]
 
 
@@ -187,7 +188,7 @@ class _Again:
         """Do one round again and compare."""
         found = _Comparison(self._tolerance)
         start, said = self._run.load_checkpoint(before), self._run.load_checkpoint(after)
-        worst = 0.0
+        errors: list[float] = []
         records = self._run.ledger.updates(after.round, accepted=True)
         rule = (
             None if self._setup.experiment.privacy is not None else rule_for(self._setup.experiment.aggregation)
@@ -196,13 +197,14 @@ class _Again:
             if rule is not None:
                 weight = record.weight if record.weight is not None else float(record.examples)
                 rule.add(ClientUpdate(trained.delta, weight, record.examples, record.client, record.device))
-            worst = max(worst, self._compare_update(found, record, trained))
+            errors += self._compare_update(found, record, trained)
         # Nobody can draw a private round's noise again, so its model is not compared.
         model = (
-            0.0 if rule is None else self._compare_models(found, start, said, self._next(before, start, rule))
+            None if rule is None else self._compare_models(found, start, said, self._next(before, start, rule))
         )
-        metrics = self._compare_evaluations(found, after.round, said)
-        return RoundVerified(after.round, len(records), model, worst, metrics, tuple(found.differences))
+        updates = max(errors, default=None)
+        metrics = max(self._compare_evaluations(found, after.round, said), default=None)
+        return RoundVerified(after.round, len(records), model, updates, metrics, tuple(found.differences))
 
     def _next(self, before: CheckpointRecord, start: Arrays, rule: Rule) -> Arrays:
         """The model after a round whose updates the rule has taken in."""
@@ -229,18 +231,17 @@ class _Again:
                 self._kept[record.client] = trained.kept
             yield record, trained
 
-    def _compare_update(self, found: _Comparison, record: UpdateRecord, trained: Trained) -> float:
+    def _compare_update(self, found: _Comparison, record: UpdateRecord, trained: Trained) -> list[float]:
         device = self._serials.get(record.device, record.device)
         pairs: list[tuple[str, float | None, float | None]] = [("norm", record.norm, trained.norm)]
         if record.loss_before is not None:  # else what is called the loss after is that of the last step
             pairs.append(("loss_before", record.loss_before, trained.before.loss if trained.before else None))
             pairs.append(("loss_after", record.loss_after, trained.after.loss if trained.after else None))
-        errors = [
+        return [
             found.numbers(what, said, computed, device, record.client)
             for what, said, computed in pairs
             if said is not None and computed is not None
         ]
-        return max(errors, default=0.0)
 
     @staticmethod
     def _compare_models(found: _Comparison, start: Arrays, said: Arrays, computed: Arrays) -> float:
@@ -254,8 +255,8 @@ class _Again:
 
     # --- what was measured ---
 
-    def _compare_evaluations(self, found: _Comparison, number: int, model: Arrays) -> float:
-        worst = 0.0
+    def _compare_evaluations(self, found: _Comparison, number: int, model: Arrays) -> list[float]:
+        errors = []
         for said in self._run.ledger.evaluations():
             if said.round != number:
                 continue
@@ -268,8 +269,8 @@ class _Again:
                 if told is None or not told.count or not metric.count:
                     told = Metric(math.nan, 1.0)
                 value = metric.sum / metric.count if metric.count else math.nan
-                worst = max(worst, found.numbers(f"{prefix}/{name}", told.sum / told.count, value))
-        return worst
+                errors.append(found.numbers(f"{prefix}/{name}", told.sum / told.count, value))
+        return errors
 
     def _measured(self, said: EvaluationRecord, model: Arrays) -> tuple[int, Mapping[str, Metric]]:
         if said.place == "host":

@@ -32,7 +32,9 @@ class TestOnThisHost:
     def test_nothing_said_is_nothing_done(self, state: Path) -> None:
         finish_run(state)
         told = document("clean", "--yes", code=2)["error"]
+        assert told["message"] == "it is not said what to clean"
         assert "--phones" in told["hint"]
+        assert "--runs" in told["hint"]
         assert "--phones" in devicelab("clean", "--private", "--runs", "--yes", code=2).stderr
         assert len(names(state)) == 1
 
@@ -57,6 +59,24 @@ class TestOnThisHost:
         assert names(state) == [path.name for path in paths[1:]]
         assert document(*words, "--yes")["removed"] is False
         assert "nothing to remove" in devicelab(*words, "--yes").stdout
+
+    def test_a_run_that_could_go_on_does_not_go_unnoticed(self, state: Path) -> None:
+        stopped, done = finish_run(state, rounds=1, age=60), finish_run(state)
+        words = ("clean", "--runs", "--keep", "0")
+        looked = document(*words, "--dry-run")["runs"]
+        assert [(each["run"], each["state"]) for each in looked] == [
+            (stopped.name, "stopped"), (done.name, "done")
+        ]  # fmt: skip
+        lines = devicelab(*words, "--dry-run").stdout.splitlines()
+        assert [line.split()[:2] for line in lines[:3]] == [
+            ["RUN", "STATE"], [stopped.name, "stopped"], [done.name, "done"]
+        ]  # fmt: skip
+        assert lines[3] == "1 run that run-round --resume can go on with: see STATE"
+        assert "1 run that run-round --resume could have gone on with" in devicelab(*words, "--yes").stdout
+
+    def test_only_finished_runs_need_no_warning(self, state: Path) -> None:
+        finish_run(state)
+        assert "--resume" not in devicelab("clean", "--runs", "--keep", "0", "--yes").stdout
 
     def test_a_run_that_somebody_writes_stays(self, state: Path) -> None:
         with begin_run(state) as run:

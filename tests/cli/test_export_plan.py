@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,9 @@ def test_torchscript_is_written_and_converted_back(tmp_path: Path) -> None:
     }
     words = devicelab("export-plan", "--inspect", str(tmp_path / "mf.onnx")).stdout
     assert "rows named by" in words
+    assert re.search(r"file +[\d.]+ kB of ONNX, operator set", words)
+    translated = devicelab("export-plan", "--inspect", str(tmp_path / "mf.pt")).stdout
+    assert re.search(r"file +TorchScript, translated to [\d.]+ kB of ONNX, operator set", translated)
     files = "{file: mf.pt, evaluation: mf.eval.pt, parameters: mf.safetensors}"
     converted = tmp_path / "converted"
     devicelab("export-plan", str(_experiment(tmp_path, files)), "-o", str(converted))

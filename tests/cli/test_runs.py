@@ -106,6 +106,22 @@ def test_show_on_a_narrow_terminal_has_fewer_metrics_and_cuts_no_number(state: P
     assert "".join(lines[2].split()) == "ROUNDSTATEPHONESCLIENTSLOSSEVAL/ACCURACYTIMESENTRECEIVED"
     assert not any("…" in line for line in lines)
     assert max(map(len, lines)) <= 80
+    assert "left out, as the terminal is narrow: TEST/ACCURACY, ACCURACY" in lines
+
+
+def test_the_list_on_a_narrow_terminal_cuts_nothing(state: Path) -> None:
+    ids = [finish_run(state, rounds=1).name, finish_run(state, age=60).name]
+    lines = devicelab("runs", "list", COLUMNS="66").stdout.splitlines()
+    assert lines[0].split() == ["RUN", "STATE", "ROUNDS", "STARTED"]
+    assert [line.split()[0] for line in lines[1:3]] == ids
+    assert [line.split()[1:5] for line in lines[1:3]] == [["stopped", "1", "of", "3"], ["done", "3", "of", "3"]]
+    assert "left out, as the terminal is narrow: EXPERIMENT" in lines
+    assert not any("…" in line for line in lines)
+
+
+def test_show_says_whose_loss_it_is(state: Path) -> None:
+    finish_run(state)
+    assert "\nLOSS is that of the clients' models after local training" in devicelab("runs", "show").stdout
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(state: Path) -> None:

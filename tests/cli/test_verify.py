@@ -32,11 +32,14 @@ def test_right_numbers(run: tuple[Path, Path]) -> None:
             "round", "clients", "model_error", "update_error", "metric_error", "differences"
         }  # fmt: skip
         assert (each["clients"], each["differences"]) == (4, [])
+        assert max(each["model_error"], each["update_error"]) < 1e-5
+        assert each["metric_error"] is None  # none was measured
     said = devicelab("verify", str(path), "--state-dir", state)
     lines = said.stdout.splitlines()
     assert lines[0].split() == ["ROUND", "CLIENTS", "MODEL", "OFF", "BY", "UPDATES", "METRICS"]
-    assert [line.split()[:2] for line in lines[1:3]] == [["1", "4"], ["2", "4"]]
-    assert lines[-1] == f"{directory.name}: all numbers are those of this host, within 0.001"
+    assert [[*line.split()[:2], line.split()[-1]] for line in lines[1:3]] == [["1", "4", "–"], ["2", "4", "–"]]
+    assert lines[-2] == "not compared: metrics (none was measured)"
+    assert lines[-1] == f"{directory.name}: all numbers that were compared are those of this host, within 0.001"
     assert "round 2 of 2 once more on this host" in said.stderr
 
 

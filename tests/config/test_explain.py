@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devicelab.config import load_experiment
 from devicelab.config.document import parse_document
-from devicelab.config.explain import flow
+from devicelab.config.explain import explain, explanation, flow
+from tests.cli.command import devicelab, document
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.sampled_from(
     [
@@ -44,3 +50,24 @@ def test_what_is_written_is_read_again(tree: object) -> None:
 @given(_TREES)
 def test_other_readers_of_yaml_understand_the_same(tree: object) -> None:
     assert yaml.safe_load(f"key: {flow(tree)}") == {"key": tree}
+
+
+def test_the_document_has_every_setting_and_what_it_means(tmp_path: Path) -> None:
+    experiment = load_experiment(Path(__file__).parents[2] / "configs" / "digits.yaml")
+    told = explanation(experiment)
+    (tmp_path / "again.yaml").write_text(json.dumps(told["settings"]))
+    assert load_experiment(tmp_path / "again.yaml") == experiment
+    for path, meaning in told["meaning"].items():
+        value = told["settings"]
+        for key in path.split("."):
+            value = value[key]
+        assert meaning
+    assert set(told["settings"]) == {path for path in told["meaning"] if "." not in path}
+    assert "round.clients.number" in told["meaning"]
+
+
+@pytest.mark.parametrize("command", ["push-plan", "run-round"])
+def test_the_commands_write_one_document(command: str) -> None:
+    path = Path(__file__).parents[2] / "configs" / "digits.yaml"
+    assert document(command, str(path), "--explain") == explanation(load_experiment(path))
+    assert devicelab(command, str(path), "--explain").stdout == explain(load_experiment(path))

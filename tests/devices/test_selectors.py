@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devicelab.adb.connection import TransportName
 from devicelab.devices.battery import BatteryFacts
 from devicelab.devices.facts import DeviceFacts
 from devicelab.devices.selectors import parse_selector, select
@@ -204,3 +207,15 @@ def test_comparisons_are_each_others_opposites(key: str, number: int) -> None:
         assert parse_selector(f"{key}<={value}").fits(phone) is (less or same)
         assert parse_selector(f"{key}>={value}").fits(phone) is (more or same)
         assert parse_selector(f"{key}!={value}").fits(phone) is not same
+
+
+def test_the_documentation_has_every_key_and_what_transport_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scripting.md").read_text()
+    section = page.partition("## Selectors")[2].partition("\n## ")[0]
+    with pytest.raises(ConfigError) as refused:
+        parse_selector("nosuch=1")
+    keys = (refused.value.hint or "").rpartition("Keys: ")[2].split(", ")
+    assert "transport" in keys
+    assert [key for key in keys if f"`{key}`" not in section] == []
+    transports = " or ".join(f"`{word}`" for word in get_args(TransportName))
+    assert f"`transport` is {transports}" in " ".join(section.split())

@@ -57,3 +57,10 @@ def test_names_in_the_order_of_their_numbers() -> None:
 def test_metrics_by_what_they_tell() -> None:
     names = ["loss", "accuracy", "test/loss", "eval/accuracy", "test/accuracy"]
     assert sorted(names, key=rank) == ["eval/accuracy", "test/accuracy", "test/loss", "accuracy", "loss"]
+
+
+def test_the_metric_comes_before_its_variants() -> None:
+    names = ["eval/full_hr@10.a", "eval/hr@10.a", "eval/loss", "eval/ndcg@10.a", "test/hr@10.a"]
+    assert sorted(names, key=rank) == [
+        "eval/hr@10.a", "test/hr@10.a", "eval/ndcg@10.a", "eval/full_hr@10.a", "eval/loss"
+    ]  # fmt: skip

@@ -200,6 +200,19 @@ def test_no_phone_is_an_error_that_says_why(
     path = experiment_file(tmp_path)
     done = devicelab("run-round", str(path), "--device", "sdk<4", *options, code=3)
     assert "no selector means it" in done.stderr
+    for command in ("run-round", "push-plan"):
+        looked = document(command, str(path), "--why", "--device", "sdk<4", *options, code=3)
+        assert looked["devices"] == []
+        assert [each["device"] for each in looked["excluded"]] == [phone.address for phone in phones]
+
+
+@pytest.mark.parametrize("command", ["run-round", "push-plan"])
+def test_why_without_any_phone_is_an_error_as_well(tmp_path: Path, own_home: Path, command: str) -> None:
+    del own_home
+    words = [command, str(experiment_file(tmp_path)), "--why", "--transport", "direct"]
+    error = document(*words, code=3)["error"]
+    assert error["message"] == "there is no device to work with"
+    assert "plug a phone in" in error["hint"]
 
 
 def test_a_run_needs_a_run_to_go_on_with(options: list[str], tmp_path: Path) -> None:

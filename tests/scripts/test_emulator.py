@@ -151,6 +151,16 @@ def test_no_phone_in_time(phones: list[VirtualPhone], tmp_path: Path) -> None:
     assert "FAILED: 0 of 1 phones ready after 1 s" in done.said
 
 
+def test_a_selector_that_fits_none_says_what_there_is(phones: list[VirtualPhone], tmp_path: Path) -> None:
+    words = ["--device", "transport=tcp", "--ready-within", "1"]
+    done = emulator(tmp_path, _experiment(tmp_path), *_connect(*phones), *words)
+    assert done.code == 3
+    told = f"no device fits 'transport=tcp' (transport=tcp fits 0 of 2): there is {phones[0].address} ("
+    assert f"emulator: discover: {told}" in done.said
+    assert f"FAILED: 0 of 1 phones ready after 1 s ({told}" in done.said
+    assert phones[1].address in done.said
+
+
 def test_a_phone_that_is_never_ready_says_why(desk: VirtualDesk, tmp_path: Path) -> None:
     (hot,) = desk.up(["hot"])
     done = emulator(tmp_path, _experiment(tmp_path), *_connect(hot), "--ready-within", "1")
