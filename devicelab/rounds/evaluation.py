@@ -94,6 +94,11 @@ def measure(context: Context, station: Station, record: JobRecord, task: Task) -
             tell=context.tell,
             interrupted=context.interrupted,
             away=config.idle,  # nothing that it has done would be lost
+            wary=any(
+                job.device == station.identity and job.state in (JobState.FAILED, JobState.LATE)
+                for job in context.run.ledger.jobs(record.round)
+                if job.verb == "train"
+            ),
         )
         outcome = worker.run()
         if outcome.phase is not Phase.DONE:

@@ -142,6 +142,7 @@ class Worker:
         tell: Hears events.
         has_taken: Called once the update is stored, before the phone is told.
         away: Seconds that a phone is waited for that is away; until the deadline, if nobody says so.
+        wary: Whether the phone was given up a moment ago: then it has to answer before anything is sent.
     """
 
     phone: Phone
@@ -155,6 +156,7 @@ class Worker:
     interrupted: Callable[[], object] = lambda: None
     has_taken: Callable[[], object] = lambda: None
     away: float = math.inf
+    wary: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     _failures: Counter[Step] = field(default_factory=Counter)
     _result: Result | None = None
@@ -175,6 +177,8 @@ class Worker:
         """
         step: Step | None = first
         try:
+            if self.wary and (missed := self._missed()) is not None:
+                self._await_phone(missed, Step.PREPARE)
             while step is not None and step is not Step.FINISH:
                 step = self._once(step)
         except Ended as end:
@@ -238,6 +242,8 @@ class Worker:
         if self.deadline.expired:
             raise Ended(Phase.LATE, self._late()) from error
         again = step_after(error, step)
+        silent = step is Step.FOLLOW and isinstance(error, DeadlineError)
+        quiet_since = time.monotonic() - (self.idle if silent else 0.0)
         missed = self._missed()
         # A job is followed through short losses, so who answers after one that was told here was away.
         away = missed is not None or (step is Step.FOLLOW and isinstance(error, DeviceLostError))
@@ -245,11 +251,10 @@ class Worker:
             self._failures[step] += 1
             if self._failures[step] > self.retries:
                 raise Ended(Phase.REJECTED if _lies(error, step) else Phase.FAILED, _words(error)) from error
-        silent = step is Step.FOLLOW and isinstance(error, DeadlineError)
         if missed is None:
             self.tell(DeviceTrouble(self.round_number, self.phone.serial, _words(error)))
         else:
-            self._await_phone(missed, step, before=self.idle if silent else 0.0)
+            self._await_phone(missed, step, silent=time.monotonic() - quiet_since)
         with contextlib.suppress(DevicelabError):  # where it fails, the next step will fail, too
             if again is Step.PREPARE and step is not Step.PREPARE:
                 self.phone.remove()  # what is there is not what was put there
@@ -265,9 +270,9 @@ class Worker:
             return error
         return None
 
-    def _await_phone(self, missed: DevicelabError, step: Step, *, before: float) -> None:
-        """Return once the phone answers; ``before``: seconds that it has been silent already, if it is."""
-        before = before if isinstance(missed, DeadlineError) else 0.0
+    def _await_phone(self, missed: DevicelabError, step: Step, *, silent: float = 0.0) -> None:
+        """Return once the phone answers; ``silent``: seconds that it has been so already, if it is."""
+        before = silent if isinstance(missed, DeadlineError) else 0.0
         self._absence = absence = Absence(missed, idle=self.idle, away=self.away, before=before)
         if not absence.over:
             words = absence.told(self.deadline.left, training=step is Step.FOLLOW)

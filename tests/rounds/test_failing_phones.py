@@ -305,22 +305,33 @@ def test_a_frozen_phone_is_given_up_after_idle_and_not_at_its_deadline(world: Wo
         assert not run.ledger.leftovers()
 
 
-def test_a_phone_that_is_away_is_left_out_of_the_evaluation_after_idle(world: World, tmp_path: Path) -> None:
-    settings = "rounds: 1\nclients: {fraction: 1.0}\nhyper: {lr: 0.1}\ndeadline: 6s\nidle: 1s\nquorum: 0.1"
+@pytest.mark.parametrize(
+    ("kind", "deadline", "end", "words"),
+    [("cable out", 6, JobState.LATE, "away since "), ("frozen", 100, JobState.FAILED, "no answer since ")],
+)
+def test_an_evaluation_goes_on_after_idle_without_a_phone_that_was_given_up_in_training(
+    world: World, tmp_path: Path, kind: str, *, deadline: int, end: JobState, words: str
+) -> None:
+    settings = f"""
+        rounds: 1
+        clients: {{fraction: 1.0}}
+        hyper: {{lr: 0.1}}
+        deadline: {deadline}s
+        idle: 2s
+        quorum: 0.1
+    """
     data = "source: digits\npartition: {by: iid, clients: 6}\nheld_out: {fraction: 0.2}\ntest: 0.8"
     path = experiment_file(tmp_path, round=settings, data=data, evaluation="every: 1")
-    phone = world.phones[0]
-    misfortune = Misfortune(phone, VirtualPhone.unplug, (1, Phase.TRAIN))
+    (act, undo), phone = PASSING[kind], world.phones[0]
     try:
         with lab_of(world.phones, tmp_path / "state") as lab:
-            done = lab.run_round(path, listener=misfortune)
+            done = lab.run_round(path, listener=Misfortune(phone, act, (1, Phase.TRAIN)))
     finally:
-        phone.replug()
+        undo(phone)
     with RunReader(done.directory) as run:
         ends = {each.verb: each for each in run.ledger.jobs(1) if each.device == phone.serial}
-        assert ends["train"].state is JobState.LATE
-        assert ends["evaluate"].state is JobState.FAILED
-        assert ends["evaluate"].reason.startswith("away since ")
+        assert (ends["train"].state, words in ends["train"].reason) == (end, True)
+        assert (ends["evaluate"].state, words in ends["evaluate"].reason) == (JobState.FAILED, True)
         assert "devices" in {each.place for each in run.ledger.evaluations() if each.round == 1}
     with lab_of(world.phones, tmp_path / "look") as lab:
         for device in lab.discover():

@@ -104,6 +104,7 @@ def work(
     seconds: float = 60.0,
     idle: float = 10.0,
     away: float = math.inf,
+    wary: bool = False,
     first: Step = Step.PREPARE,
     events: list[Event] | None = None,
     health: Callable[[], object] = lambda: None,
@@ -115,6 +116,7 @@ def work(
         deadline=Deadline("round 3", seconds, SERIAL),
         idle=idle,
         away=away,
+        wary=wary,
         retries=2,
         take=phone.take,
         tell=(events if events is not None else []).append,
@@ -254,6 +256,13 @@ def test_a_phone_that_is_away_is_waited_for_as_long_as_is_said() -> None:
     outcome = work(ScriptedPhone({"prepare": [lost()]}, away=10**6), away=0.5)
     assert outcome.phase is Phase.FAILED
     assert outcome.reason.startswith("away since ")
+
+
+def test_a_phone_that_was_given_up_before_has_to_answer_first() -> None:
+    phone = ScriptedPhone(away=10**6, missed=silent)
+    outcome = work(phone, idle=0.5, wary=True)
+    assert (outcome.phase, phone.calls) == (Phase.FAILED, [])
+    assert work(ScriptedPhone(away=1, missed=silent), wary=True).phase is Phase.DONE
 
 
 def test_losses_in_training_that_are_over_when_asked_are_not_counted() -> None:
