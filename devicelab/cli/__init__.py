@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``--help`` and completion 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Annotated, NoReturn
 
@@ -25,13 +26,15 @@ from devicelab.cli import (
 )
 from devicelab.cli.group import Group
 from devicelab.cli.output import flushed, prepare_streams, print_error
-from devicelab.errors import DevicelabError
+from devicelab.errors import ConfigError, DevicelabError
 from devicelab.files import host_error
 
 __all__ = ["app", "main"]
 
+_PROGRAM = "devicelab"
+
 app = typer.Typer(
-    name="devicelab",
+    name=_PROGRAM,
     cls=Group,
     help="Train models on the Android phones on your desk.",
     no_args_is_help=True,
@@ -82,7 +85,7 @@ def main() -> NoReturn:
 def _run() -> int:
     """The exit code of the command."""
     try:
-        app()
+        app(prog_name=_completed_program())
     except SystemExit as ended:  # how Typer always ends
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except DevicelabError as error:
@@ -90,6 +93,18 @@ def _run() -> int:
     except OSError as error:
         return _told(host_error("this machine says", error))
     return 0
+
+
+def _completed_program() -> str | None:
+    """The program that the shell is to complete, if it is to: the installed one, however this one was begun."""
+    if not {"--show-completion", "--install-completion"}.intersection(sys.argv[1:2]):
+        return None
+    if shutil.which(_PROGRAM) is None:
+        raise ConfigError(
+            f"shells complete the command `{_PROGRAM}`, and there is none on PATH",
+            hint="put the directory that pip has installed it in on PATH",
+        )
+    return _PROGRAM
 
 
 def _told(error: DevicelabError) -> int:

@@ -107,6 +107,33 @@ class TestBash:
         assert offered(f"devicelab runs show --state-dir {own_home / 'other'} m") == ["mine-1"]
 
 
+def module(*words: str, path: str) -> subprocess.CompletedProcess[str]:
+    """``python -m devicelab`` where PATH is something else."""
+    return subprocess.run(
+        [sys.executable, "-m", "devicelab", *words],
+        env={**os.environ, "PATH": path, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_module_completes_the_installed_command(program: Path) -> None:
+    done = module("--show-completion", "bash", path=str(program.parent))
+    assert done.returncode == 0, done
+    assert done.stdout.strip() == script_for("bash").strip()
+
+
+@pytest.mark.parametrize("option", ["--show-completion", "--install-completion"])
+def test_no_command_to_complete(tmp_path: Path, option: str) -> None:
+    done = module(option, "bash", path=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "`devicelab`, and there is none on PATH" in done.stderr
+
+
 def test_what_is_not_there_is_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()

@@ -108,6 +108,14 @@ def test_two_emulators_with_right_numbers(phones: list[VirtualPhone], tmp_path: 
     assert (done.state / "runs" / trained["run"] / "report.html").is_file()
 
 
+def test_what_was_not_compared_is_said(phones: list[VirtualPhone], tmp_path: Path) -> None:
+    path = experiment_file(tmp_path, round=_ROUND.format(lr=0.2))  # measures nothing
+    done = emulator(tmp_path, path, *_connect(phones[0]), "--rounds", "1")
+    assert done.code == 0, done.said
+    assert [each["metric_error"] for each in done.answer("verify")["rounds"]] == [None]
+    assert re.search(r"verify: .*largest error \d\S*; not compared in every round: metric\)", done.said)
+
+
 def test_an_accuracy_that_nobody_reaches(phones: list[VirtualPhone], tmp_path: Path) -> None:
     bounds = ["--expect", "test/accuracy>=0.2", "--expect", "test/accuracy>=1.01 test/loss<0.0001"]
     done = emulator(
