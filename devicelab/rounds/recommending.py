@@ -217,7 +217,7 @@ def _newest(run: RunReader, setup: Setup) -> tuple[int, Arrays]:
     checkpoint = run.ledger.checkpoint()
     if checkpoint is None:
         raise ConfigError(f"the run {run.path.name} has no model yet")
-    if recorded_data(run.path) != setup.shards.fingerprint:
+    if recorded_data(run) != setup.shards.fingerprint:
         raise ConfigError(
             f"the data are not those of the run {run.path.name}", hint="choose another run with --run"
         )

@@ -132,7 +132,7 @@ def verify_run(
     """
     path = find_trained(state, experiment, run)
     with RunReader(path) as opened:
-        setup = setup_of(path, experiment)
+        setup = setup_of(opened, experiment, instead="name another run with --run")
         checkpoints = opened.ledger.checkpoints()
         if len(checkpoints) < 2:
             raise ConfigError(
