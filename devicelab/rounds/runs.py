@@ -22,8 +22,8 @@ from devicelab.rounds.checks import check_subtables, check_training_loss
 from devicelab.rounds.guarantee import check_privacy
 from devicelab.rounds.setup import Setup
 from devicelab.store.checkpoints import decode_tensors, encode_tensors
-from devicelab.store.run import LEDGER, Run, RunReader
-from devicelab.store.runs import find_run, new_run_path, newest_run
+from devicelab.store.run import Run, RunReader
+from devicelab.store.runs import find_run, named_run, new_run_path, newest_run
 
 __all__ = ["begin_run", "find_resumable", "find_trained", "recorded_data", "resume_run", "setup_of"]
 
@@ -96,20 +96,23 @@ def find_trained(state: Path, experiment: Experiment, run: str | None = None) ->
 
     Args:
         state: The state directory.
-        experiment: Whose newest run it is, if none is named.
+        experiment: Whose newest run with a finished round it is, if none is named.
         run: The beginning of its id, or its directory wherever that is.
 
     Raises:
         ConfigError: There is none.
     """
     if run is not None:
-        copied = Path(run).expanduser()
-        return copied.absolute() if (copied / LEDGER).is_file() else find_run(state, run)
-    path = newest_run(state, experiment.name)
+        return named_run(state, run)
+    path = newest_run(state, experiment.name, rounds=1)
     if path is None:
+        begun = newest_run(state, experiment.name)
+        what = f"there is no run of {experiment.name} yet"
         raise ConfigError(
-            f"there is no run of {experiment.name} yet",
-            hint="train a model first: devicelab run-round EXPERIMENT; or choose another --state-dir",
+            f"{what} that has finished a round" if begun is not None else what,
+            hint=f"go on with it: devicelab run-round EXPERIMENT --resume --run {begun.name}"
+            if begun is not None
+            else "train a model first: devicelab run-round EXPERIMENT; or choose another --state-dir",
         )
     return path
 

@@ -10,10 +10,11 @@ import pytest
 
 from devicelab.config import load_experiment
 from devicelab.errors import ConfigError, StoreError
-from devicelab.rounds.runs import begin_run, resume_run
+from devicelab.rounds.runs import begin_run, find_trained, resume_run
+from devicelab.report.runs import which_run
 from devicelab.rounds.setup import set_up
 from devicelab.rounds.verifying import verify_run
-from devicelab.store.run import LEDGER
+from devicelab.store.run import LEDGER, Run
 from tests.rounds.small import experiment_file
 
 
@@ -81,3 +82,59 @@ def test_an_experiment_that_changed_has_another_way_out_where_nothing_is_begun(
     with pytest.raises(ConfigError, match="seed") as caught:
         verify_run(run.parent, experiment, run=str(run))
     assert caught.value.hint == "name another run with --run, or undo the change"
+
+
+def test_the_newest_run_that_is_trained_is_meant(begun: tuple[Path, Path]) -> None:
+    file, first = begun
+    experiment, state = load_experiment(file), first.parent.parent
+    with pytest.raises(ConfigError, match="finished a round") as caught:
+        find_trained(state, experiment)
+    assert f"--resume --run {first.name}" in str(caught.value.hint)
+    _finish_a_round(first)
+    newer = first.with_name("small-20990101-000000-0000")
+    with begin_run(state, set_up(experiment)) as run:
+        run.path.rename(newer)
+    assert which_run(state, None) == newer
+    assert find_trained(state, experiment) == first
+    assert find_trained(state, experiment, newer.name) == newer
+
+
+@pytest.mark.parametrize("word", ["~nosuchuser/x", "a\0b"])
+def test_no_name_of_a_run(begun: tuple[Path, Path], word: str) -> None:
+    file, run = begun
+    state = run.parent.parent
+    with pytest.raises(ConfigError, match="no run in"):
+        which_run(state, word)
+    with pytest.raises(ConfigError, match="no run in"):
+        find_trained(state, load_experiment(file), word)
+
+
+def test_a_finished_round_without_an_update_is_damage(begun: tuple[Path, Path]) -> None:
+    file, path = begun
+    _finish_a_round(path)
+    with pytest.raises(StoreError, match="no update of round 1 is left"):
+        verify_run(path.parent.parent, load_experiment(file))
+
+
+def test_a_private_round_in_which_nobody_was_drawn_is_right(tmp_path: Path) -> None:
+    file = experiment_file(
+        tmp_path,
+        round="{rounds: 1, clients: {probability: 0.1}, epochs: 1, batch_size: 16, hyper: {lr: 0.2}, "
+        "clip_norm: 0.3, quorum: 1.0}",
+        aggregation="weight: uniform\nprivacy: {noise_multiplier: 0.5, delta: 1.0e-3}",
+    )
+    with begin_run(tmp_path / "state", set_up(load_experiment(file))) as run:
+        path = run.path
+    _finish_a_round(path)
+    found = verify_run(tmp_path / "state", load_experiment(file))
+    assert found.right
+    assert [each.clients for each in found.rounds] == [0]
+
+
+def _finish_a_round(path: Path) -> None:
+    """A first round in which nobody had a part."""
+    with Run(path) as run:
+        before = run.ledger.checkpoint()
+        assert before is not None
+        run.ledger.begin_round(1)
+        run.save_checkpoint(1, run.load_checkpoint(before))
