@@ -193,7 +193,7 @@ class _Again:
             self._setup.experiment.privacy is None or self._run.ledger.cohort(after.round)
         ):  # only a private round in which nobody was drawn is made all the same
             raise StoreError(
-                f"the ledger of the run {self._run.path.name} is damaged: no update of round {after.round} is left",
+                f"the ledger of {self._run.path.name} is damaged: no update of round {after.round} is left",
                 hint="restore the run from a copy",
             )
         rule = (

@@ -10,8 +10,8 @@ import pytest
 
 from devicelab.config import load_experiment
 from devicelab.errors import ConfigError, StoreError
-from devicelab.rounds.runs import begin_run, find_trained, resume_run
 from devicelab.report.runs import which_run
+from devicelab.rounds.runs import begin_run, find_trained, resume_run
 from devicelab.rounds.setup import set_up
 from devicelab.rounds.verifying import verify_run
 from devicelab.store.run import LEDGER, Run
