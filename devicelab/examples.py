@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,9 +42,11 @@ def write_examples(directory: Path) -> list[Example]:
     contents = _shipped()
     require_directory(directory)
     try:
-        there = {name for name in contents if (directory / name).exists()}
+        # a link that leads nowhere is in the way, too
+        there = {name for name in contents if os.path.lexists(directory / name)}
         for name in sorted(there):
-            if (directory / name).read_bytes() != contents[name]:
+            path = directory / name
+            if not path.is_file() or path.read_bytes() != contents[name]:
                 raise ConfigError(
                     f"{directory / name} is there already, and not the example of that name",
                     hint="name another directory: devicelab examples DIRECTORY",

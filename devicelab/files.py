@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ __all__ = [
     "host_error",
     "replacing",
     "require_directory",
+    "require_regular",
     "state_dir",
     "write_atomically",
 ]
@@ -77,6 +79,27 @@ def require_directory(path: Path) -> None:
         raise ConfigError(f"{nearest} is no directory, so nothing can be written to {path}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"nothing can be written to {path}: {nearest} does not permit it")
+
+
+def require_regular(path: Path, key: str = "") -> None:
+    """See that a file can be read to an end: no pipe and no device, at which reading waits or never stops.
+
+    Args:
+        path: The file; whether it is there at all is found out when it is opened.
+        key: The setting that names it, for the error.
+
+    Raises:
+        ConfigError: It is something else, or that can be no path.
+    """
+    where = f"{key}: " if key else ""
+    if "\0" in str(path):
+        raise ConfigError(f"{where}{str(path)!r} is no path: it holds a zero byte")
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{where}{path} is no regular file")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,18 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
         write_examples(tmp_path / "file" / "configs")
 
 
-def test_a_file_that_is_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "digits.yaml").mkdir()
-    with pytest.raises(ConfigError, match="cannot be written"):
+@pytest.mark.parametrize("what", ["directory", "pipe", "link"])
+def test_something_else_is_in_the_way(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "digits.yaml"
+    if what == "directory":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"digits\.yaml is there already"):
         write_examples(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_command_writes_where_the_readme_looks_for_them(

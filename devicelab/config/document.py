@@ -15,6 +15,7 @@ from typing import Final
 import yaml
 
 from devicelab.errors import ConfigError
+from devicelab.files import require_regular
 
 __all__ = ["Document", "Location", "Scalar", "Value", "parse_document", "read_document"]
 
@@ -74,8 +75,7 @@ def read_document(path: Path) -> Document:
         ConfigError: It cannot be read, is too large, is not YAML, or says something twice.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is no regular file")
+        require_regular(path)
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:

@@ -14,7 +14,7 @@ from devicelab.data.division import divide
 from devicelab.data.shards import ShardSet, read_index, write_shards
 from devicelab.data.sources import load_source, source_files
 from devicelab.errors import ConfigError
-from devicelab.files import cache_dir
+from devicelab.files import cache_dir, require_regular
 
 __all__ = ["prepare"]
 
@@ -58,6 +58,7 @@ def _fingerprint(experiment: Experiment, files: list[Path]) -> str:
 
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
+    require_regular(path, "data.path")
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK):

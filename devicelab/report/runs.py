@@ -22,8 +22,8 @@ from devicelab.report.recall import recall, state_of, wanted_rounds
 from devicelab.report.svg import finite
 from devicelab.report.tables import FittedTable
 from devicelab.store.lock import is_locked
-from devicelab.store.run import LEDGER, RunReader
-from devicelab.store.runs import RunSummary, find_run, list_runs, newest_run, runs_directory
+from devicelab.store.run import RunReader
+from devicelab.store.runs import RunSummary, list_runs, named_run, newest_run, runs_directory
 
 __all__ = [
     "REPORT",
@@ -62,8 +62,7 @@ def which_run(state: Path, run: str | None) -> Path:
                 f"there is no run in {runs_directory(state)}", hint="`devicelab run-round EXPERIMENT` makes one"
             )
         return newest
-    path = Path(run).expanduser()
-    return path.absolute() if (path / LEDGER).is_file() else find_run(state, run)
+    return named_run(state, run)
 
 
 def history_of(directory: Path) -> RunHistory:

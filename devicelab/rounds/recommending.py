@@ -215,9 +215,12 @@ def _shards(setup: Setup, client: str) -> list[Shard]:
 def _newest(run: RunReader, setup: Setup) -> tuple[int, Arrays]:
     """A run's last global model, and after which round it is."""
     checkpoint = run.ledger.checkpoint()
-    if checkpoint is None:
-        raise ConfigError(f"the run {run.path.name} has no model yet")
-    if recorded_data(run.path) != setup.shards.fingerprint:
+    if checkpoint is None or checkpoint.round == 0:  # who never trained ranks by chance
+        raise ConfigError(
+            f"the run {run.path.name} has no trained model yet: none of its rounds is finished",
+            hint=f"go on with it: devicelab run-round EXPERIMENT --resume --run {run.path.name}",
+        )
+    if recorded_data(run) != setup.shards.fingerprint:
         raise ConfigError(
             f"the data are not those of the run {run.path.name}", hint="choose another run with --run"
         )

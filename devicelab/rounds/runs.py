@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -14,15 +15,15 @@ import numpy as np
 from devicelab.config import Experiment, explain
 from devicelab.config.loading import load_experiment
 from devicelab.data.prepare import prepare
-from devicelab.errors import ConfigError
+from devicelab.errors import ConfigError, PlanError, StoreError
 from devicelab.plans.build import PlanFile, PlanFiles
 from devicelab.plans.signature import Signature
 from devicelab.rounds.checks import check_subtables, check_training_loss
 from devicelab.rounds.guarantee import check_privacy
 from devicelab.rounds.setup import Setup
 from devicelab.store.checkpoints import decode_tensors, encode_tensors
-from devicelab.store.run import LEDGER, Run
-from devicelab.store.runs import find_run, new_run_path, newest_run
+from devicelab.store.run import Run, RunReader
+from devicelab.store.runs import find_run, named_run, new_run_path, newest_run
 
 __all__ = ["begin_run", "find_resumable", "find_trained", "recorded_data", "resume_run", "setup_of"]
 
@@ -95,20 +96,23 @@ def find_trained(state: Path, experiment: Experiment, run: str | None = None) ->
 
     Args:
         state: The state directory.
-        experiment: Whose newest run it is, if none is named.
+        experiment: Whose newest run with a finished round it is, if none is named.
         run: The beginning of its id, or its directory wherever that is.
 
     Raises:
         ConfigError: There is none.
     """
     if run is not None:
-        copied = Path(run).expanduser()
-        return copied.absolute() if (copied / LEDGER).is_file() else find_run(state, run)
-    path = newest_run(state, experiment.name)
+        return named_run(state, run)
+    path = newest_run(state, experiment.name, rounds=1)
     if path is None:
+        begun = newest_run(state, experiment.name)
+        what = f"there is no run of {experiment.name} yet"
         raise ConfigError(
-            f"there is no run of {experiment.name} yet",
-            hint="train a model first: devicelab run-round EXPERIMENT; or choose another --state-dir",
+            f"{what} that has finished a round" if begun is not None else what,
+            hint=f"go on with it: devicelab run-round EXPERIMENT --resume --run {begun.name}"
+            if begun is not None
+            else "train a model first: devicelab run-round EXPERIMENT; or choose another --state-dir",
         )
     return path
 
@@ -122,7 +126,7 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
     """
     run = Run(path)
     try:
-        setup = setup_of(path, experiment)
+        setup = setup_of(run, experiment)
         check_training_loss(experiment, setup.plans)  # what is evaluated may have changed
         check_subtables(experiment, setup.plans, setup.shards)
         check_privacy(experiment, setup.plans.train.signature, len(setup.shards.clients))
@@ -134,32 +138,44 @@ def resume_run(path: Path, experiment: Experiment) -> tuple[Run, Setup]:
         raise
 
 
-def setup_of(path: Path, experiment: Experiment) -> Setup:
+def setup_of(run: RunReader, experiment: Experiment, *, instead: str = "begin a new run") -> Setup:
     """What a run was begun with, from its directory, and the experiment as it is now.
+
+    Args:
+        run: The run.
+        experiment: As it is now.
+        instead: What somebody can do whose experiment or data are not the run's, for the error.
 
     Raises:
         ConfigError: The experiment says something else than it did when the run began, or its data changed.
+        StoreError: A file that the run began with is missing or damaged.
     """
-    before = load_experiment(path / "experiment.yaml", directory=experiment.directory)
-    _check_unchanged(path.name, before, experiment)
+    plans, fingerprint = _plans(run), recorded_data(run)
+    before = load_experiment(run.path / "experiment.yaml", directory=experiment.directory)
+    _check_unchanged(run.path.name, before, experiment, instead)
     shards = prepare(experiment)
-    if shards.fingerprint != recorded_data(path):
-        raise ConfigError(f"the data are not those that the run {path.name} began with", hint="begin a new run")
-    return Setup(experiment, _plans(path / "plan"), shards)
+    if shards.fingerprint != fingerprint:
+        raise ConfigError(f"the data are not those that the run {run.path.name} began with", hint=instead)
+    return Setup(experiment, plans, shards)
 
 
-def recorded_data(path: Path) -> str:
-    """The fingerprint of the shards that a run began with."""
-    return str(json.loads((path / "plan" / "data.json").read_bytes())["fingerprint"])
+def recorded_data(run: RunReader) -> str:
+    """The fingerprint of the shards that a run began with.
+
+    Raises:
+        StoreError: The file that says so is missing or damaged.
+    """
+    with _plan_of(run):
+        return str(json.loads(run.plan_file("data.json"))["fingerprint"])
 
 
-def _check_unchanged(run: str, before: Experiment, now: Experiment) -> None:
+def _check_unchanged(run: str, before: Experiment, now: Experiment, instead: str) -> None:
     old, new = _fixed(before), _fixed(now)
     for key, value in new.items():
         if old.get(key) != value:
             raise ConfigError(
                 f"the experiment's {key} is not what it was when the run {run} began",
-                hint="begin a new run, or undo the change",
+                hint=f"{instead}, or undo the change",
             )
 
 
@@ -174,14 +190,31 @@ def _fixed(experiment: Experiment) -> dict[str, Any]:
     return document
 
 
-def _plans(directory: Path) -> PlanFiles:
+def _plans(run: RunReader) -> PlanFiles:
     files: dict[str, PlanFile] = {}
-    for kind in ("train", "evaluate"):
-        if (directory / f"{kind}.onnx").exists():
-            signature = Signature.from_json((directory / f"{kind}.json").read_text(encoding="utf-8"))
-            files[kind] = PlanFile((directory / f"{kind}.onnx").read_bytes(), signature)
-    initial = directory / "initial.safetensors"
-    return PlanFiles(files["train"], files.get("evaluate"), decode_tensors(initial.read_bytes(), initial))
+    record = run.ledger.run()
+    with _plan_of(run):
+        for kind in ("train", "evaluate"):
+            if kind == "train" or f"{kind}.onnx" in record.files:
+                signature = Signature.from_json(run.plan_file(f"{kind}.json").decode())
+                files[kind] = PlanFile(run.plan_file(f"{kind}.onnx"), signature)
+        if files["train"].sha256 != record.plan_sha256:
+            raise ValueError("two hashes of one plan")
+        name = "initial.safetensors"
+        initial = decode_tensors(run.plan_file(name), run.path / "plan" / name)
+    return PlanFiles(files["train"], files.get("evaluate"), initial)
+
+
+@contextmanager
+def _plan_of(run: RunReader) -> Iterator[None]:
+    """Files that are what the ledger says and make no sense all the same: the ledger is damaged."""
+    try:
+        yield
+    except (PlanError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"what the run {run.path.name} began with is damaged, or what its ledger says of it",
+            hint="restore the run from a copy",
+        ) from error
 
 
 def _versions() -> Mapping[str, str]:

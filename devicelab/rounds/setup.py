@@ -17,6 +17,7 @@ from devicelab.config.plan import ClassPlan, FilePlan
 from devicelab.data.prepare import prepare
 from devicelab.data.shards import ShardSet
 from devicelab.errors import ConfigError, DataError, PlanError
+from devicelab.files import require_regular
 from devicelab.plans.build import PlanFile, PlanFiles, plan_files, script_files
 from devicelab.plans.counting import with_counts
 from devicelab.plans.fitting import check_data
@@ -162,6 +163,7 @@ def _onnx_plan(content: bytes, path: Path | None, kind: str) -> PlanFile:
 
 
 def _content(path: Path, key: str) -> bytes:
+    require_regular(path, key)
     try:
         return path.read_bytes()
     except OSError as error:

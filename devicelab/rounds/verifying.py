@@ -23,7 +23,7 @@ from devicelab.aggregation.rule import Rule
 from devicelab.aggregation.update import ClientUpdate
 from devicelab.config import Experiment
 from devicelab.data.shards import read_shard
-from devicelab.errors import ConfigError
+from devicelab.errors import ConfigError, StoreError
 from devicelab.plans.signature import Role
 from devicelab.rounds.averaging import rule_for, server_for
 from devicelab.rounds.central import Central
@@ -133,7 +133,7 @@ def verify_run(
     """
     path = find_trained(state, experiment, run)
     with RunReader(path) as opened:
-        setup = setup_of(path, experiment)
+        setup = setup_of(opened, experiment, instead="name another run with --run")
         checkpoints = opened.ledger.checkpoints()
         if len(checkpoints) < 2:
             raise ConfigError(
@@ -190,6 +190,13 @@ class _Again:
         start, said = self._run.load_checkpoint(before), self._run.load_checkpoint(after)
         errors: list[float] = []
         records = self._run.ledger.updates(after.round, accepted=True)
+        if not records and (
+            self._setup.experiment.privacy is None or self._run.ledger.cohort(after.round)
+        ):  # only a private round in which nobody was drawn is made all the same
+            raise StoreError(
+                f"the ledger of {self._run.path.name} is damaged: no update of round {after.round} is left",
+                hint="restore the run from a copy",
+            )
         rule = (
             None if self._setup.experiment.privacy is not None else rule_for(self._setup.experiment.aggregation)
         )
@@ -216,6 +223,8 @@ class _Again:
     def _trained(
         self, records: list[UpdateRecord], start: Arrays, number: int
     ) -> Iterator[tuple[UpdateRecord, Trained]]:
+        if not records:
+            return
         private = self._setup.private
         task = self._asking.train(
             "verify",

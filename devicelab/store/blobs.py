@@ -21,7 +21,7 @@ from typing import Final
 from devicelab.errors import StoreError
 from devicelab.files import write_atomically
 
-__all__ = ["Blobs", "Prepared", "flush_directory", "sha256_of", "stored"]
+__all__ = ["Blobs", "Prepared", "flush_directory", "recorded", "sha256_of", "stored"]
 
 _NAME: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -62,17 +62,7 @@ class Blobs:
         Raises:
             StoreError: It is missing or damaged.
         """
-        try:
-            content = self.path(sha256).read_bytes()
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"the file {self.path(sha256)} is missing", hint="restore it from a copy"
-            ) from error
-        except OSError as error:
-            raise StoreError(f"cannot read {self.path(sha256)}: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise StoreError(f"the file {self.path(sha256)} is damaged", hint="restore it from a copy")
-        return content
+        return recorded(self.path(sha256), f"the file {self.path(sha256)}", sha256)
 
     def put(self, content: bytes) -> str:
         """Keep some bytes; durable when it returns. Their SHA-256.
@@ -151,6 +141,32 @@ class Blobs:
         if not directory.is_dir():
             directory.mkdir(parents=True, exist_ok=True)
             flush_directory(directory.parent)
+
+
+def recorded(path: Path, what: str, sha256: str | None = None) -> bytes:
+    """The content of a file that was recorded once: what is gone or changed can only come from a copy.
+
+    Args:
+        path: The file.
+        what: What it is, for the error.
+        sha256: Its own, where that is known.
+
+    Raises:
+        StoreError: It is missing, cannot be read, or is damaged.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe in its place would never end
+            raise StoreError(f"{what} is damaged: it is no regular file", hint="restore it from a copy")
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{what} is missing", hint="restore it from a copy") from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {what}: {error.strerror or error}", hint="see to its permissions and its disk"
+        ) from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise StoreError(f"{what} is damaged", hint="restore it from a copy")
+    return content
 
 
 def sha256_of(file: Path) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from devicelab.closing import Closing
 from devicelab.errors import StoreError, UpdateError
 from devicelab.files import write_atomically
-from devicelab.store.blobs import Blobs, flush_directory, sha256_of, stored
+from devicelab.store.blobs import Blobs, flush_directory, recorded, sha256_of, stored
 from devicelab.store.checkpoints import CheckpointFacts, checkpoint_name, decode_tensors, encode_tensors
 from devicelab.store.ledger import Ledger
 from devicelab.store.lock import WriterLock
@@ -76,11 +76,17 @@ class RunReader(Closing):
             StoreError: The file is missing or not the one that was recorded.
         """
         path = self.checkpoint_path(checkpoint)
-        with stored(checkpoint.file, self.path, "read"):
-            content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != checkpoint.sha256:
-            raise StoreError(f"the checkpoint {path} is damaged", hint="restore it from a copy")
-        return decode_tensors(content, path)
+        return decode_tensors(recorded(path, f"the checkpoint {path}", checkpoint.sha256), path)
+
+    def plan_file(self, name: str) -> bytes:
+        """One of the plan's files, as it was when the run began.
+
+        Raises:
+            StoreError: It is missing or not the one that was recorded.
+            KeyError: The run has no such file.
+        """
+        sha256 = self.ledger.run().files[name]
+        return recorded(self.path / "plan" / name, f"plan/{name} of the run {self.path.name}", sha256)
 
     def load_server_state(self, checkpoint: CheckpointRecord) -> dict[str, NDArray[Any]]:
         """The server optimizer's memory after a checkpoint; empty if it has none.
@@ -108,8 +114,7 @@ class RunReader(Closing):
             StoreError: The run has none, or it is damaged.
         """
         path = self.path / SECRET
-        with stored(SECRET, self.path, "read"):
-            content = path.read_bytes()
+        content = recorded(path, f"the run's secret {path}")
         if len(content) != SECRET_BYTES:
             raise StoreError(f"{path} is damaged", hint="restore it from a copy; another one will not do")
         return content

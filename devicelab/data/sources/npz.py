@@ -15,6 +15,7 @@ from devicelab.data.examples import Array, Dataset
 from devicelab.data.sources.conversion import convert
 from devicelab.dotted import nearest
 from devicelab.errors import ConfigError, DataError
+from devicelab.files import require_regular
 
 __all__ = ["load"]
 
@@ -50,6 +51,7 @@ def _tensors(arrays: Mapping[str, Array], config: NpzData, path: Path) -> dict[s
 
 def _arrays(path: Path, wanted: Mapping[str, str]) -> dict[str, Array]:
     """Arrays by name; ``wanted`` is their names by the setting that asks for them."""
+    require_regular(path, "data.path")
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):

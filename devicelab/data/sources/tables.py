@@ -16,6 +16,7 @@ from devicelab.data.examples import Array, Dataset
 from devicelab.data.sources.conversion import categories_of, categorize, convert
 from devicelab.dotted import nearest
 from devicelab.errors import ConfigError, DataError
+from devicelab.files import require_regular
 
 __all__ = ["load"]
 
@@ -89,6 +90,7 @@ def _columns(spec: ColumnTensor, names: Sequence[str], tensor: str, path: Path) 
 
 
 def _read_csv(path: Path, choose: Callable[[Sequence[str]], list[str]], delimiter: str) -> Table:
+    require_regular(path, "data.path")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return _parse_csv(csv.reader(file, delimiter=delimiter, strict=True), choose, path)
@@ -124,6 +126,7 @@ def _read_parquet(path: Path, choose: Callable[[Sequence[str]], list[str]]) -> T
         raise ConfigError(
             "reading Parquet needs the pyarrow package", hint="pip install 'devicelab[parquet]'"
         ) from error
+    require_regular(path, "data.path")
     try:
         names = parquet.read_schema(path).names
         _check_names(names, path)
