@@ -40,6 +40,7 @@ def run_round(
             "--rounds",
             metavar="N",
             min=1,
+            max=1_000_000,  # config.base.ROUNDS_MAX, which is not loaded for a command line
             help="How many rounds the run has in all.  [default: as the experiment says]",
             show_default=False,
         ),

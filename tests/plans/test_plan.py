@@ -18,7 +18,7 @@ def test_tables_that_fail_are_the_plans_failure() -> None:
         def tables(self) -> Mapping[str, NamedRows]:
             raise RuntimeError("no idea")
 
-    with pytest.raises(PlanError, match="plan mf: its `tables` failed: .*no idea"):
+    with pytest.raises(PlanError, match=r"plan mf: its `tables` failed: .*no idea"):
         Broken().tables_of_parameters(["item.weight"])
 
 
