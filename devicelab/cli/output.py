@@ -115,7 +115,7 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, soft_wrap=stderr)
-    if not made.is_terminal and "COLUMNS" not in os.environ:
+    if not made.is_terminal and os.environ.get("COLUMNS", "0").strip("0") == "":
         made.width = _PIPE_WIDTH
     return made
 

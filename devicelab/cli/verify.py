@@ -30,6 +30,7 @@ def verify(
             "--tolerance",
             metavar="X",
             min=0.0,
+            max=1e6,
             help="How far off a number may be, relative to what it is on this host.",
         ),
     ] = 1e-3,

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 __all__ = [
     "DIRECTORY",
+    "ROUNDS_MAX",
     "Contradiction",
     "DottedPath",
     "FilePath",
@@ -42,6 +43,9 @@ __all__ = [
 
 DIRECTORY: Final = "directory"
 """Key of the validation context: the directory that relative paths start from."""
+
+ROUNDS_MAX: Final = 1_000_000
+"""Rounds that a run has at most."""
 
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|min|m|h|d)\s*")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

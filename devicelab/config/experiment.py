@@ -11,6 +11,7 @@ from devicelab.config.base import Contradiction, Name, Settings, contradict
 from devicelab.config.data import DataConfig, NaturalPartition, SyntheticData
 from devicelab.config.plan import ClassPlan, FilePlan, PlanConfig
 from devicelab.config.training import (
+    FLOAT32_MAX,
     AggregationConfig,
     EvaluationConfig,
     FedAvg,
@@ -131,6 +132,9 @@ class Experiment(Settings):
             found.append((("round", "clients"), message))
         if self.round.clip_norm is None:
             found.append((("round", "clip_norm"), "privacy needs a bound on what one client can do: set it"))
+        elif self.round.clip_norm * self.privacy.noise_multiplier > FLOAT32_MAX:
+            message = "times the noise multiplier it is more than a float32 can be"
+            found.append((("round", "clip_norm"), message))
         if isinstance(self.aggregation, FedAvg) and self.aggregation.weight != "uniform":
             found.append((("aggregation", "weight"), "with privacy every client counts the same: say uniform"))
         if isinstance(self.plan, ClassPlan) and self.plan.counts:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from devicelab.config.base import (
+    ROUNDS_MAX,
     Contradiction,
     Positive,
     Seconds,
@@ -21,6 +22,7 @@ from devicelab.config.base import (
 )
 
 __all__ = [
+    "FLOAT32_MAX",
     "AggregationConfig",
     "ClientSample",
     "EvaluationConfig",
@@ -39,6 +41,10 @@ __all__ = [
 ]
 
 
+# What a job may say of batch_size, epochs and steps is what runner/native/job.zig takes.
+FLOAT32_MAX: Final = 3.4028234e38  # no delta is longer than its type has numbers for
+
+
 class ClientSample(Settings):
     """How many clients take part in a round; `all` is `fraction: 1.0`."""
 
@@ -48,7 +54,7 @@ class ClientSample(Settings):
     fraction: float | None = Field(default=None, gt=0, le=1, description="this part of the clients, rounded up")
     probability: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-9,
         le=1,
         description="each client by itself with this probability, drawn in secret: for `aggregation.privacy`",
     )
@@ -83,15 +89,20 @@ def _everybody(value: object) -> object:
 class RoundConfig(Settings):
     """The rounds of an experiment."""
 
-    rounds: int = Field(ge=1, description="how many rounds a run has")
+    rounds: int = Field(ge=1, le=ROUNDS_MAX, description="how many rounds a run has")
     clients: Annotated[ClientSample, BeforeValidator(_everybody)] = Field(
         default=ClientSample(fraction=1.0), description="who takes part in a round, drawn anew for each"
     )
     epochs: int | None = Field(
-        default=None, ge=1, description="passes of each client over its shard; 1 if `steps` is not given either"
+        default=None,
+        ge=1,
+        lt=2**31,
+        description="passes of each client over its shard; 1 if `steps` is not given either",
     )
-    steps: int | None = Field(default=None, ge=1, description="local steps of each client, instead of `epochs`")
-    batch_size: int = Field(default=32, ge=1, description="examples in a local step")
+    steps: int | None = Field(
+        default=None, ge=1, lt=2**48, description="local steps of each client, instead of `epochs`"
+    )
+    batch_size: int = Field(default=32, ge=1, lt=2**31, description="examples in a local step")
     hyper: Mapping[str, float] = Field(
         default={}, description="values for the plan's hyper inputs (lr, mu, …); the plan's own otherwise"
     )
@@ -106,7 +117,9 @@ class RoundConfig(Settings):
         "wherever the aggregation rule can do with it",
     )
     clip_norm: Positive | None = Field(
-        default=None, description="each client's delta is scaled down to this L2 norm on its device; null: not"
+        default=None,
+        le=FLOAT32_MAX,
+        description="each client's delta is scaled down to this L2 norm on its device; null: not",
     )
     subtables: bool = Field(
         default=False,
@@ -298,7 +311,7 @@ class EvaluationConfig(Settings):
     split: Literal["held_out", "validation"] = Field(
         default="held_out", description="what devices evaluate on; validation while you choose hyperparameters"
     )
-    batch_size: int = Field(default=256, ge=1, description="examples in an evaluation step")
+    batch_size: int = Field(default=256, ge=1, lt=2**31, description="examples in an evaluation step")
     training_loss: bool = Field(
         default=True, description="whether clients measure the loss of their shard before and after training"
     )

@@ -155,7 +155,7 @@ class TrainingPlan(ABC):
                 another table too.
         """
         known, found = list(parameters), dict[str, str]()
-        declared: object = self.tables
+        declared: object = self._declared_tables()
         if not isinstance(declared, Mapping):
             raise PlanError(f"plan {self.label}: its `tables` are a {type(declared).__name__}, no mapping")
         for table, named in declared.items():
@@ -204,6 +204,21 @@ class TrainingPlan(ABC):
         if not isinstance(made, nn.Module):
             raise PlanError(f"plan {self.label}: its module() returns {type(made).__name__}, no nn.Module")
         return made
+
+    def _declared_tables(self) -> object:
+        optimizer: object = self.optimizer
+        if not isinstance(optimizer, Optimizer):  # the tables may depend on it
+            kind = type(optimizer).__name__
+            raise PlanError(
+                f"plan {self.label}: its `optimizer` is a {kind}, no Optimizer",
+                hint='in YAML: {class: "devicelab.plans.optimizers:SGD", args: {lr: 0.1}}',
+            )
+        try:
+            return self.tables
+        except DevicelabError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise PlanError(f"plan {self.label}: its `tables` failed: {describe_failure(error)}") from error
 
     def _asked(self, method: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever a user's method returns
         try:

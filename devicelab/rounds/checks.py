@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from devicelab.config import Experiment
 from devicelab.data.shards import ShardSet, TensorSpec
 from devicelab.errors import ConfigError, DataError
@@ -14,7 +16,7 @@ __all__ = ["check_hyper", "check_subtables", "check_training_loss"]
 
 
 def check_hyper(experiment: Experiment, plans: PlanFiles) -> None:
-    """See that the plan's hyper inputs get values, and nothing else does.
+    """See that the plan's hyper inputs get values that their types can hold, and nothing else does.
 
     Raises:
         ConfigError: They do not.
@@ -25,9 +27,25 @@ def check_hyper(experiment: Experiment, plans: PlanFiles) -> None:
         if label not in known:
             names = ", ".join(sorted(set(known) - {"seed"})) or "none"
             raise ConfigError(f"round.hyper: the plan has no hyper input {label!r}", hint=f"it has {names}")
+        if not _holds(known[label].dtype, given[label]):
+            raise ConfigError(
+                f"round.hyper.{label}: {given[label]:g} is no number for the plan's input, which is a "
+                f"{known[label].dtype}"
+            )
     for label, i in known.items():
         if label != "seed" and i.default is None and label not in given:
             raise ConfigError(f"round.hyper: the plan needs a value for {label!r}")
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a type can hold a value, as the runner sees it: the nearest float, but the very integer."""
+    if dtype.startswith("float"):
+        return abs(value) <= float(np.finfo(dtype).max)
+    if dtype == "bool":
+        return value in (0, 1)
+    limits = np.iinfo(dtype)
+    # further whole numbers have no double of their own, so that no runner takes them
+    return value == int(value) and abs(value) <= 1 << 53 and limits.min <= int(value) <= limits.max
 
 
 def check_training_loss(experiment: Experiment, plans: PlanFiles) -> None:

@@ -10,6 +10,7 @@ from devicelab.deadline import Deadline
 from devicelab.errors import UpdateError
 from devicelab.rounds.bookkeeping import payload_of, record_outcome
 from devicelab.rounds.events import Phase
+from devicelab.rounds.intake import check_numbers
 from devicelab.rounds.jobs import Task
 from devicelab.rounds.part import Context
 from devicelab.rounds.station import JobPhone, Station
@@ -113,7 +114,8 @@ def check_measured(result: Result, job: Job, context: Context, *, device: str) -
     """Hold what a device says it measured against what it was asked for.
 
     Raises:
-        UpdateError: It is the answer to something else, or claims other examples than its clients hold out.
+        UpdateError: It is the answer to something else, or claims other examples than its clients hold out,
+            or numbers that cannot be (:func:`devicelab.rounds.intake.check_numbers`).
     """
     if not isinstance(result, EvaluateResult) or result.job != job.job:
         raise UpdateError("it answered with something that is no evaluation of this job", device=device)
@@ -121,4 +123,6 @@ def check_measured(result: Result, job: Job, context: Context, *, device: str) -
     expected = [(each.client, shards[each.client][part].examples) for each in job.clients]
     if [(each.client, each.examples) for each in result.clients] != expected:
         raise UpdateError("it evaluated other clients or examples than it was asked to", device=device)
+    assert context.setup.plans.evaluate is not None
+    check_numbers(result.clients, context.setup.plans.evaluate.signature, device=device)
     return result

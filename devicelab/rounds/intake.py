@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -34,10 +34,19 @@ from devicelab.plans.signature import Role, Signature
 from devicelab.runner.job import Job
 from devicelab.runner.messages import ClientResult, TrainResult
 
-__all__ = ["Asked", "check_result", "check_update", "open_tensors", "shared_layout", "updates_in"]
+__all__ = [
+    "Asked",
+    "check_numbers",
+    "check_result",
+    "check_update",
+    "open_tensors",
+    "shared_layout",
+    "updates_in",
+]
 
 _HEADER_SLACK: Final = 4096  # for alignment and metadata
 _HEADER_ENTRY: Final = 160  # for what is said of one tensor besides its name, every digit counted
+_LARGEST: Final = float(np.finfo(np.float32).max)
 _ROUNDING: Final = 1e-4  # relative; a norm's worth of rounding in float32
 _WEIGHT_ROUNDING: Final = 1e-9  # relative; weights are numbers in JSON
 
@@ -129,6 +138,7 @@ def check_result(result: object, asked: Asked, *, device: str) -> TrainResult:
     weights = [asked.weight(client) for client in wanted]
     for client, weight in zip(result.clients, weights, strict=True):
         _check_client(client, weight, asked, device)
+    check_numbers(result.clients, asked.signature, device=device)
     examples = sum(asked.examples[client] for client in wanted)
     if result.examples != examples:
         raise UpdateError(f"it claims {result.examples} examples, its shards hold {examples}", device=device)
@@ -152,6 +162,31 @@ def _check_client(claimed: ClientResult, weight: float, asked: Asked, device: st
     else:
         return
     raise UpdateError(f"it claims {claim}", device=device)
+
+
+def check_numbers(clients: Sequence[ClientResult], signature: Signature, *, device: str) -> None:
+    """Hold losses and metrics against the plan's signature, and against what its numbers can be.
+
+    How large a metric's sum and count are is the plan's own affair; but what is beyond float32, no step
+    makes, and it would leave nothing of the other phones' numbers in a mean.
+
+    Raises:
+        UpdateError: There is a metric that the plan does not have, or a number beyond float32.
+    """
+    known = {each.metric for each in signature.outputs if each.metric is not None}
+    for client in clients:
+        if made_up := sorted(set(client.metrics) - known):
+            what = f"the metric {made_up[0]!r:.80} for client {client.client}, which the plan does not have"
+            raise UpdateError(f"it claims {what}", device=device)
+        losses = (client.loss_first, client.loss_last, client.loss_before, client.loss_after)
+        numbers = {"loss": [each for each in losses if each is not None]}
+        numbers |= {f"metric {name!r:.80}": [each.sum, each.count] for name, each in client.metrics.items()}
+        for name, values in numbers.items():
+            if not all(abs(each) <= _LARGEST for each in values):
+                what = (
+                    f"a {name} of {max(values, key=abs):g} for client {client.client}, which no step can make"
+                )
+                raise UpdateError(f"it claims {what}", device=device)
 
 
 def check_update(path: Path, result: TrainResult, asked: Asked, *, device: str) -> None:

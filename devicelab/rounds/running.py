@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devicelab.config import Experiment
+from devicelab.config.base import ROUNDS_MAX
 from devicelab.errors import ConfigError
 from devicelab.rounds.coordinator import Coordinator, no_device
 from devicelab.rounds.crew import Crew, Desk
@@ -161,6 +162,8 @@ def run_rounds(
     """
     if rounds is not None and rounds < 1:
         raise ConfigError(f"{rounds} rounds make no run", hint="ask for one at least")
+    if rounds is not None and rounds > ROUNDS_MAX:
+        raise ConfigError(f"{rounds} rounds are more than a run can have, which is {ROUNDS_MAX}")
     sweep_runs(state)
     with contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew:
         if resume:

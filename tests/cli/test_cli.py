@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from devicelab.cli.output import console
+from devicelab.config.base import ROUNDS_MAX
 from devicelab.errors import VirtualPhoneError
 from devicelab.runner.job import PROTOCOL
 from devicelab.runner.packs import ANDROID_ENGINE, find_runner
@@ -79,6 +81,23 @@ class TestWithoutPhones:
 
     def test_a_wrong_option_is_a_usage_error(self) -> None:
         assert "--nonsense" in devicelab("discover", "--nonsense", code=2).stderr
+
+    def test_a_tolerance_is_finite(self) -> None:
+        for text in ("inf", "nan", "-1"):
+            assert "--tolerance" in devicelab("verify", "missing.yaml", "--tolerance", text, code=2).stderr
+
+    def test_no_columns_are_no_width(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COLUMNS", raising=False)
+            usual = console().width
+            for text in ("0", "00", ""):
+                patch.setenv("COLUMNS", text)
+                assert console().width == usual > 0
+
+    def test_a_run_has_no_more_rounds_than_an_experiment_can_say(self) -> None:
+        for rounds in (ROUNDS_MAX + 1, 10**23):
+            told = devicelab("run-round", "missing.yaml", "--rounds", str(rounds), code=2).stderr
+            assert f"less than or equal to {ROUNDS_MAX}" in told
 
     def test_nothing_found_is_exit_code_3_and_an_empty_list(self) -> None:
         found = document("discover", "--transport", "direct", "--connect", "127.0.0.1:1", code=3)

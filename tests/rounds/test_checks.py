@@ -9,8 +9,8 @@ import pytest
 
 from devicelab.data.shards import TensorSpec
 from devicelab.errors import ConfigError, DataError
-from devicelab.plans.signature import Signature
-from devicelab.rounds.checks import check_subtables
+from devicelab.plans.signature import Input, Role, Signature
+from devicelab.rounds.checks import check_hyper, check_subtables
 from tests.rounds.catalogue import experiment, plans, shards, signature
 
 ITEMS_ONLY = {"param/item": "item", "param/bias": "item", "data/item": "item", "data/seen": "item"}
@@ -58,3 +58,23 @@ def test_data_name_rows_that_are_there(of: str, limits: tuple[int, int], tmp_pat
     changed = replace(made, tensors=odd) if of == "tensors" else replace(made, evaluation=odd)
     with pytest.raises(DataError, match=f"from {limits[0]} to {limits[1]}, the table 'item' has 40 rows"):
         check_subtables(experiment(), plans(), changed)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "good", "bad"),
+    [
+        ("float32", [0.1, -3.4e38], [1e300]),
+        ("float64", [1e300], []),
+        ("int32", [7.0, -3.0], [0.5, 2.0**31]),
+        ("int64", [2.0**53], [2.0**60]),
+        ("bool", [0.0, 1.0], [2.0]),
+    ],
+)
+def test_a_hyper_is_what_its_input_can_hold(dtype: str, good: list[float], bad: list[float]) -> None:
+    whole = signature()
+    made = plans(replace(whole, inputs=(*whole.inputs, Input("hyper/lr", Role.HYPER, dtype, ()))))
+    for value in good:
+        check_hyper(experiment(round={"hyper": {"lr": value}}), made)
+    for value in bad:
+        with pytest.raises(ConfigError, match=rf"round\.hyper\.lr: .* is no number for .* a {dtype}"):
+            check_hyper(experiment(round={"hyper": {"lr": value}}), made)

@@ -19,7 +19,7 @@ from devicelab.errors import UpdateError
 from devicelab.plans.signature import Input, Output, Role, Signature
 from devicelab.rounds.intake import Asked, check_result, check_update, open_tensors, updates_in
 from devicelab.runner.job import Client, Combine, Job
-from devicelab.runner.messages import ClientResult, EvaluateResult, OutputFile, TrainResult
+from devicelab.runner.messages import ClientResult, EvaluateResult, Metric, OutputFile, TrainResult
 
 Arrays = dict[str, NDArray[Any]]
 PHONE = "R58M42"
@@ -37,6 +37,8 @@ SIGNATURE = Signature(
     (
         Output("loss", Role.LOSS, "float32", ()),
         Output("new/w", Role.PARAMETER, "float32", (3, 2), replaces="param/w"),
+        Output("metric/accuracy/sum", Role.METRIC, "float32", (), metric="accuracy", part="sum"),
+        Output("metric/accuracy/count", Role.METRIC, "float32", (), metric="accuracy", part="count"),
         Output("new/mine", Role.PRIVATE, "float32", (2,), replaces="param/mine"),
     ),
 )
@@ -92,6 +94,11 @@ def test_an_honest_answer_is_taken() -> None:
     assert check_result(honest(), asked(), device=PHONE) == honest()
 
 
+def test_numbers_that_a_plan_can_make_are_taken() -> None:
+    result = _client(honest(), 0, metrics={"accuracy": Metric(-7.5, 0.0)}, loss_before=3e38, loss_after=0.1)
+    assert check_result(result, asked(), device=PHONE) is result
+
+
 def test_weights_are_those_that_were_asked_for() -> None:
     clients = tuple(replace(client, weight=1.5) for client in honest().clients)
     result = replace(honest(), clients=clients, weight=3.0)
@@ -127,6 +134,15 @@ LIES: dict[str, tuple[Callable[[TrainResult], object], str]] = {
     "no weight of a client": (lambda r: _client(r, 1, weight=None), "counts for 3"),
     "more weight in all": (lambda r: replace(r, weight=1e6), "not 13"),
     "no steps": (lambda r: _client(r, 0, steps=0), "which was to take 6"),
+    "a metric that the plan does not have": (
+        lambda r: _client(r, 1, metrics={"evil": Metric(1.0, 1.0)}),
+        "the metric 'evil' for client bob, which the plan does not have",
+    ),
+    "a count of everything": (
+        lambda r: _client(r, 0, metrics={"accuracy": Metric(0.0, 1e308)}),
+        r"a metric 'accuracy' of 1e\+308 for client ann",
+    ),
+    "a loss beyond all others": (lambda r: _client(r, 0, loss_before=1e308), r"a loss of 1e\+308"),
     "a huge file": (
         lambda r: replace(r, update=OutputFile("update.safetensors", 1 << 40, "0" * 64)),
         "at most",

@@ -191,7 +191,17 @@ def test_no_time_left(phones: list[VirtualPhone], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--expect", "accuracy"], ["--expect", "accuracy>=high"], ["--expect", "a>=nan"], ["--phones", "0"]],
+    [
+        ["--expect", "accuracy"],
+        ["--expect", "accuracy>=high"],
+        ["--expect", "a>=nan"],
+        ["--phones", "0"],
+        ["--rounds", "0"],
+        ["--ready-within", "nan"],
+        ["--deadline", "-5"],
+        ["--deadline", "inf"],
+        ["--tolerance", "nan"],
+    ],
 )
 def test_wrong_usage(tmp_path: Path, words: list[str]) -> None:
     done = emulator(tmp_path, "any.yaml", *words)
