@@ -27,6 +27,7 @@ from devicelab.virtual.desk import VirtualDesk
 from tests.cli.command import devicelab, document
 from tests.servers import AdbServer
 
+DIGITS = Path(__file__).parents[2] / "configs" / "digits.yaml"
 SCHEMA = {
     "serial",
     "identity",
@@ -96,8 +97,8 @@ class TestWithoutPhones:
 
     def test_a_run_has_no_more_rounds_than_an_experiment_can_say(self) -> None:
         for rounds in (ROUNDS_MAX + 1, 10**23):
-            told = devicelab("run-round", "missing.yaml", "--rounds", str(rounds), code=2).stderr
-            assert f"less than or equal to {ROUNDS_MAX}" in told
+            told = devicelab("run-round", str(DIGITS), "--rounds", str(rounds), code=2).stderr
+            assert f"more than a run can have, which is {ROUNDS_MAX}" in told
 
     def test_nothing_found_is_exit_code_3_and_an_empty_list(self) -> None:
         found = document("discover", "--transport", "direct", "--connect", "127.0.0.1:1", code=3)

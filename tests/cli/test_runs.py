@@ -84,8 +84,11 @@ def test_show_tells_every_round(state: Path) -> None:
     assert (last["devices"], last["clients"], last["bytes_sent"]) == (2, 4, 9000)
     assert last["metrics"] == pytest.approx({"accuracy": 0.73, "eval/accuracy": 0.83, "test/accuracy": 0.63})
     assert last["excluded"][0] == {
-        "device": "liar", "reason": "weight: 3 values are not finite", "how": "rejected", "clients": []
-    }  # fmt: skip
+        "device": "liar",
+        "reason": "weight: 3 values are not finite",
+        "how": "rejected",
+        "clients": ["liar.0", "liar.1"],
+    }
 
 
 def test_show_in_words(state: Path) -> None:

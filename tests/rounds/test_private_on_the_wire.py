@@ -180,7 +180,7 @@ def test_the_search_finds_what_does_leave_a_phone(
     with RunReader(ratings.run.directory) as reader:
         jobs = [job for job in reader.ledger.jobs() if job.verb == "train"]
     updates = {hashlib.sha256(file).hexdigest(): file for file in ratings.running.pulled()}
-    assert len(jobs) == 6
+    assert {job.round for job in jobs} == {1, 2, 3}  # on one phone or both, as the cohort falls
     for job in jobs:
         assert job.result is not None
         delta = load_safetensors(updates[job.result["update"]["sha256"]])
