@@ -84,7 +84,9 @@ def run_round(
         return
     from devicelab.lab import Lab
     from devicelab.report.log import following
+    from devicelab.rounds.running import check_rounds
 
+    check_rounds(rounds)  # before an adb server is started for it
     same = _words(
         {
             "--device": device,

@@ -22,7 +22,16 @@ from devicelab.rounds.station import Station
 from devicelab.store.releases import PrivacySpent
 from devicelab.store.runs import sweep_runs
 
-__all__ = ["Considered", "Deployment", "Options", "RunReport", "consider", "push_plan", "run_rounds"]
+__all__ = [
+    "Considered",
+    "Deployment",
+    "Options",
+    "RunReport",
+    "check_rounds",
+    "consider",
+    "push_plan",
+    "run_rounds",
+]
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,18 @@ def push_plan(
     return Deployment(tuple(done), tuple(excluded))
 
 
+def check_rounds(rounds: int | None) -> None:
+    """See that a run can have so many rounds; None: as many as its experiment says.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if rounds is not None and rounds < 1:
+        raise ConfigError(f"{rounds} rounds make no run", hint="ask for one at least")
+    if rounds is not None and rounds > ROUNDS_MAX:
+        raise ConfigError(f"{rounds} rounds are more than a run can have, which is {ROUNDS_MAX}")
+
+
 def run_rounds(
     desk: Desk,
     state: Path,
@@ -160,10 +181,7 @@ def run_rounds(
         RoundError: A round has too few updates; it may be tried again.
         StoreError: The run cannot be written.
     """
-    if rounds is not None and rounds < 1:
-        raise ConfigError(f"{rounds} rounds make no run", hint="ask for one at least")
-    if rounds is not None and rounds > ROUNDS_MAX:
-        raise ConfigError(f"{rounds} rounds are more than a run can have, which is {ROUNDS_MAX}")
+    check_rounds(rounds)
     sweep_runs(state)
     with contextlib.closing(_crew(desk, "run-round", experiment, options or Options())) as crew:
         if resume:

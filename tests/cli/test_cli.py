@@ -97,7 +97,9 @@ class TestWithoutPhones:
 
     def test_a_run_has_no_more_rounds_than_an_experiment_can_say(self) -> None:
         for rounds in (ROUNDS_MAX + 1, 10**23):
-            told = devicelab("run-round", str(DIGITS), "--rounds", str(rounds), code=2).stderr
+            told = devicelab(
+                "run-round", str(DIGITS), "--rounds", str(rounds), "--transport", "direct", code=2
+            ).stderr
             assert f"more than a run can have, which is {ROUNDS_MAX}" in told
 
     def test_nothing_found_is_exit_code_3_and_an_empty_list(self) -> None:
