@@ -154,7 +154,7 @@ class Coordinator:
         parameters = self._parameters(self._run.load_checkpoint(before))
         placing: Placing | None = None
         # of a private round whose noisy mean is made no update is wanted any more
-        made = any(each.round == number for each in self._ledger.releases())
+        made = self._ledger.release(number) is not None
         if record.state is RoundState.SELECTING and not made:
             placing = self._placing(stations, excluded)
             self._configure(record, stations, placing, parameters)
@@ -328,6 +328,7 @@ class Coordinator:
     def _result(self, number: int, began: float) -> RoundResult:
         summary = self._ledger.summary(number)
         assert summary is not None  # it was begun
+        release = self._ledger.release(number)
         metrics = values(summary.metrics)
         for each in self._ledger.evaluations():
             if each.round == number:
@@ -345,7 +346,7 @@ class Coordinator:
             bytes_sent=summary.bytes_sent,
             bytes_received=summary.bytes_received,
             excluded=self._missing(number),
-            epsilon=next((each.epsilon for each in self._ledger.releases() if each.round == number), None),
+            epsilon=release.epsilon if release is not None else None,
         )
 
     def _missing(self, number: int) -> tuple[Exclusion, ...]:

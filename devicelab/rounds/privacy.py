@@ -84,8 +84,7 @@ def noisy_mean(run: Run, setup: Setup, number: int, updates: Iterable[ClientUpda
         RoundError: The mean is not finite.
         StoreError: It cannot be kept, or is damaged.
     """
-    releases = run.ledger.releases()
-    known = next((each for each in releases if each.round == number), None)
+    known = run.ledger.release(number)
     if known is not None:
         return run.load_release(known)
     experiment, clients = setup.experiment, len(setup.shards.clients)
@@ -95,7 +94,7 @@ def noisy_mean(run: Run, setup: Setup, number: int, updates: Iterable[ClientUpda
     epsilon = epsilon_of(
         sampling=sampling,
         noise_multiplier=privacy.noise_multiplier,
-        rounds=len(releases) + 1,
+        rounds=len(run.ledger.releases()) + 1,
         delta=privacy.delta,
     )
     mean = mean_of(rule, updates)

@@ -164,6 +164,11 @@ class LedgerReader(Closing):
         """All noisy means, by round; none where the run is not private."""
         return [tables.release(row) for row in self._database.rows("SELECT * FROM releases ORDER BY round")]
 
+    def release(self, number: int) -> ReleaseRecord | None:
+        """The noisy mean of one round, if it was made."""
+        rows = self._database.rows("SELECT * FROM releases WHERE round = ?", (number,))
+        return tables.release(rows[0]) if rows else None
+
     def spent(self) -> PrivacySpent | None:
         """How private the run's models are; None if no noisy mean was made."""
         releases = self.releases()

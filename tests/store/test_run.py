@@ -214,6 +214,7 @@ def test_a_round_has_one_noisy_mean_and_keeps_it_until_its_model_is_there(run: R
     run.sweep()
     assert np.array_equal(run.load_release(record)["param/w"], mean["param/w"])
     assert run.ledger.releases() == [record]
+    assert (run.ledger.release(1), run.ledger.release(2)) == (record, None)
     run.save_checkpoint(1, model(1.0))
     run.ledger.forget_updates(1)
     run.sweep()
